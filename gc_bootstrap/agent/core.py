@@ -1,0 +1,283 @@
+"""The agent's states and its lease, without any HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+from distributed.comm.addressing import parse_address, parse_host_port
+
+from gc_bootstrap import wire
+from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.agent.workers import WorkerGroup
+from gc_bootstrap.errors import one_line
+from gc_bootstrap.wire import AttachReply, AttachRequest, DetachRequest, WireError
+
+logger = logging.getLogger(__name__)
+
+State = Literal["warming", "idle", "attaching", "attached", "draining"]
+STATES: tuple[State, ...] = ("warming", "idle", "attaching", "attached", "draining")
+
+START_TIMEOUT = 30.0
+"""Seconds for the workers of one attach to start and register."""
+DIAL_TIMEOUT = 5.0
+"""Seconds for a first connection to the scheduler's address, before any worker is started."""
+RELEASE_TIMEOUT = 5.0
+"""Seconds that an attach waits for the workers of the last scheduler to be gone."""
+
+
+class Lease:
+    """One scheduler's hold on the agent, from its attach until the last worker has ended."""
+
+    def __init__(self, request: AttachRequest, group: WorkerGroup) -> None:
+        self.request = request
+        self.group = group
+        self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Retrieved here, so that a start nobody waits for any more is not reported as unseen.
+        self.started.add_done_callback(lambda f: f.cancelled() or f.exception())
+        self.task: asyncio.Task[None] | None = None
+
+
+class Agent:
+    """Waits for a scheduler, runs workers for it, and waits again.
+
+    Parameters
+    ----------
+    options
+        The workers to start.
+    """
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self.options = options
+        self.attaches = 0
+        self.failures = 0
+        self._warm = False
+        self._draining = False
+        self._lease: Lease | None = None
+
+    @property
+    def state(self) -> State:
+        """One of :data:`STATES`."""
+        if self._draining:
+            return "draining"
+        if not self._warm:
+            return "warming"
+        if self._lease is None:
+            return "idle"
+        if not self._lease.started.done():
+            return "attaching"
+        return "draining" if self._lease.group.ending.is_set() else "attached"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be attached, or is."""
+        return self._warm and not self._draining
+
+    async def warm_up(self, warm: Callable[[], Awaitable[None]] | None) -> None:
+        """Get ready to be attached.
+
+        Parameters
+        ----------
+        warm
+            Does it; None where there is nothing to do.
+
+        Raises
+        ------
+        Exception
+            Whatever ``warm`` raised.
+        """
+        if warm is not None:
+            await warm()
+        self._warm = True
+
+    async def attach(self, request: AttachRequest) -> AttachReply:
+        """Be the scheduler's, with workers that have registered there.
+
+        Attaching again for the same scheduler id changes nothing, and answers when all runs.
+
+        Raises
+        ------
+        WireError
+            409 held by another or incompatible, 502 the scheduler cannot be reached, 500 a worker
+            does not start, 503 warming up or draining.
+        """
+        self._check_ready()
+        lease = self._lease
+        if lease is not None and lease.group.ending.is_set():
+            await self._released(lease)
+            self._check_ready()
+            lease = self._lease
+        if lease is None:
+            if differ := wire.mismatch(wire.versions(), request.versions):
+                raise WireError(409, f"incompatible versions: {differ}")
+            lease = self._take(request)
+        elif lease.request.scheduler_id != request.scheduler_id:
+            holder = lease.request
+            raise WireError(
+                409, f"held by scheduler {holder.scheduler_id} at {holder.scheduler}"
+            )
+        # Shielded: a scheduler that gives up waiting does not stop the start of its workers.
+        await asyncio.shield(lease.started)
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await lease.group.ready()
+        except TimeoutError:
+            raise WireError(500, f"a worker has not come back within {START_TIMEOUT:g} s") from None
+        held = lease.request
+        return AttachReply(
+            held.scheduler_id,
+            held.peer,
+            held.pool,
+            tuple(lease.group.addresses),
+            wire.versions(),
+        )
+
+    async def detach(self, request: DetachRequest) -> None:
+        """End the workers and be nobody's.
+
+        Raises
+        ------
+        WireError
+            409 where another scheduler holds the agent.
+        """
+        lease = self._lease
+        if lease is None:
+            return
+        if lease.request.scheduler_id != request.scheduler_id:
+            raise WireError(409, f"held by scheduler {lease.request.scheduler_id}, not by you")
+        await self._end(lease)
+
+    def status(self) -> dict[str, Any]:
+        """What ``GET /v1/status`` answers."""
+        lease = self._lease
+        return {
+            "state": self.state,
+            "scheduler": lease and lease.request.scheduler,
+            "scheduler_id": lease and lease.request.scheduler_id,
+            "peer": lease and lease.request.peer,
+            "pool": lease and lease.request.pool,
+            "workers": [{"address": address} for address in (lease.group.addresses if lease else ())],
+            "nworkers": len(self.options.workers),
+            "nthreads": self.options.nthreads,
+            "memory_limit": str(self.options.workers[0].get("memory_limit")),
+            "versions": wire.versions(),
+        }
+
+    async def drain(self, timeout: float) -> None:
+        """Have the scheduler take the workers' data, end them, and take no attach any more.
+
+        Parameters
+        ----------
+        timeout
+            Seconds for the data to be moved.
+        """
+        self._draining = True
+        lease = self._lease
+        if lease is not None:
+            if lease.started.done() and not lease.group.ending.is_set():
+                await lease.group.retire(timeout)
+            await self._end(lease)
+
+    async def close(self) -> None:
+        """End everything now. May be called more than once."""
+        self._draining = True
+        if self._lease is not None:
+            await self._end(self._lease)
+
+    # -- the lease -------------------------------------------------------------------------------
+
+    def _check_ready(self) -> None:
+        if self._draining:
+            raise WireError(503, "is draining")
+        if not self._warm:
+            raise WireError(503, "is warming up")
+
+    def _take(self, request: AttachRequest) -> Lease:
+        tag = {"peer": request.peer, "pool": request.pool}
+        group = WorkerGroup(self.options, request.scheduler, tag, START_TIMEOUT)
+        lease = self._lease = Lease(request, group)
+        lease.task = asyncio.create_task(self._hold(lease), name="gc_bootstrap agent: lease")
+        return lease
+
+    async def _hold(self, lease: Lease) -> None:
+        """Own the lease's workers from first to last."""
+        scheduler = lease.request.scheduler
+        logger.info("Attaching to %s as %s", scheduler, lease.request.peer)
+        try:
+            await self._start(lease)
+        except WireError as exc:
+            self.failures += 1
+            logger.warning("Not attached to %s: %s", scheduler, exc)
+            lease.started.set_exception(exc)
+        else:
+            self.attaches += 1
+            logger.info("Attached to %s with %s", scheduler, ", ".join(lease.group.addresses))
+            lease.started.set_result(None)
+            await lease.group.finished()
+            logger.info("The workers for %s have ended", scheduler)
+        finally:
+            await lease.group.close()
+            if not lease.started.done():
+                lease.started.set_exception(WireError(503, "the attach was cut short"))
+            if self._lease is lease:
+                self._lease = None
+
+    async def _start(self, lease: Lease) -> None:
+        await _check_reachable(lease.request.scheduler)
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await lease.group.start()
+        except TimeoutError:
+            reason = f"no worker has registered within {START_TIMEOUT:g} s"
+            raise WireError(500, f"a worker does not start: {reason}") from None
+        except Exception as exc:
+            raise WireError(500, f"a worker does not start: {one_line(exc)}") from exc
+
+    async def _end(self, lease: Lease) -> None:
+        lease.group.ending.set()
+        if lease.task is not None and not lease.task.done():
+            if not lease.started.done():
+                lease.task.cancel()
+            else:
+                await lease.group.close()
+            await asyncio.wait([lease.task])
+
+    async def _released(self, lease: Lease) -> None:
+        """Wait until a lease that is ending has ended: its workers close, or are being killed."""
+        if lease.task is not None:
+            await asyncio.wait([lease.task], timeout=RELEASE_TIMEOUT)
+            if not lease.task.done():
+                raise WireError(503, "the workers of its last scheduler have not ended yet")
+
+
+async def _check_reachable(scheduler: str) -> None:
+    """Try the scheduler's address before any worker is started for it.
+
+    Raises
+    ------
+    WireError
+        422 where it is no address, 502 where nobody answers there.
+    """
+    try:
+        scheme, location = parse_address(scheduler, strict=True)
+        if scheme not in ("tcp", "tls"):
+            return  # inproc, ucx, ws: only Dask knows how to dial those
+        host, port = parse_host_port(location)
+    except ValueError:
+        raise WireError(422, f"{scheduler!r} is not a scheduler's address") from None
+    try:
+        async with asyncio.timeout(DIAL_TIMEOUT):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        reason = f"no connection within {DIAL_TIMEOUT:g} s"
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+    else:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        return
+    raise WireError(502, f"cannot reach the scheduler at {scheduler}: {reason}")

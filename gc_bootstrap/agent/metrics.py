@@ -1,0 +1,63 @@
+"""The agent's Prometheus metrics, where ``prometheus-client`` is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gc_bootstrap.agent.core import STATES, Agent
+from gc_bootstrap.wire import WireError
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+
+class AgentMetrics:
+    """Reads one agent's numbers when asked: there are no counters to keep in step.
+
+    Parameters
+    ----------
+    agent
+        Whose numbers.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def collect(self) -> Iterator[Metric]:
+        """For ``prometheus_client.CollectorRegistry``."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        agent = self._agent
+        state = GaugeMetricFamily(
+            "gc_bootstrap_agent_state", "1 for the state the agent is in", labels=["state"]
+        )
+        for name in STATES:
+            state.add_metric([name], float(name == agent.state))
+        yield state
+        yield GaugeMetricFamily(
+            "gc_bootstrap_agent_workers", "Workers that run now", len(agent.status()["workers"])
+        )
+        yield CounterMetricFamily(
+            "gc_bootstrap_agent_attaches", "Attaches that succeeded", agent.attaches
+        )
+        yield CounterMetricFamily(
+            "gc_bootstrap_agent_attach_failures", "Attaches that failed", agent.failures
+        )
+
+    def render(self) -> tuple[bytes, str]:
+        """The text exposition and its content type.
+
+        Raises
+        ------
+        WireError
+            501 where ``prometheus-client`` is not installed.
+        """
+        try:
+            from prometheus_client import CollectorRegistry
+            from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+        except ImportError:
+            raise WireError(501, "prometheus-client is not installed") from None
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry), CONTENT_TYPE_LATEST

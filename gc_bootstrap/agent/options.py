@@ -1,0 +1,195 @@
+"""The options of ``dask worker``, turned into the arguments of workers that are started later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+from dask.system import CPU_COUNT
+from distributed.cli import dask_worker
+from distributed.comm import get_address_host_port
+from distributed.deploy.utils import nprocesses_nthreads
+from distributed.utils import import_term
+
+from gc_bootstrap.errors import ConfigError, one_line
+
+if TYPE_CHECKING:
+    from distributed.security import Security
+
+# What of `dask worker` makes no sense here: an agent is told its scheduler later.
+_LEFT_OUT = {"scheduler", "scheduler_file", "version", "dashboard_prefix"}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What to start when a scheduler attaches the agent.
+
+    Parameters
+    ----------
+    worker_class
+        Of the workers.
+    nanny
+        Whether each worker runs in a process of its own, minded by a :class:`distributed.Nanny`.
+    workers
+        Keyword arguments of each worker or nanny, those common to all included.
+    contact_address
+        What the worker tells others to dial, if a person said it.
+    nthreads
+        Of each worker.
+    preload
+        Modules that each worker loads.
+    """
+
+    worker_class: type
+    nanny: bool
+    workers: tuple[Mapping[str, Any], ...]
+    nthreads: int
+    contact_address: str | None = None
+    preload: tuple[str, ...] = ()
+    security: Security | None = field(default=None, repr=False)
+
+
+def click_parameters() -> list[click.Parameter]:
+    """The parameters of ``dask worker`` itself, of whichever version of Dask is installed."""
+    return [parameter for parameter in dask_worker.main.params if parameter.name not in _LEFT_OUT]
+
+
+def worker_options(given: Mapping[str, Any]) -> WorkerOptions:
+    """Make sense of what click parsed.
+
+    The rules are those of ``dask worker``, whose ``main`` applies them to workers that it starts
+    at once (distributed 2026.8, ``distributed/cli/dask_worker.py``).
+
+    Parameters
+    ----------
+    given
+        Values of :func:`click_parameters`, by parameter name.
+
+    Raises
+    ------
+    ConfigError
+        Options that contradict each other, or a value that is none; all problems at once.
+    """
+    common = dict(given)
+    problems: list[str] = []
+    nanny = common.pop("nanny")
+    common.pop("pid_file")
+    count, threads = _counts(common.pop("n_workers"), common.pop("nthreads"), problems)
+    if count > 1 and not nanny:
+        problems.append("--no-nanny: runs one worker, but --nworkers asks for more")
+    contact = _addresses(common, count, problems)
+    security = _security(common, problems)
+    common["resources"] = _resources(common["resources"], problems)
+    worker_class = _worker_class(common.pop("worker_class"), problems)
+    if not nanny:
+        common.pop("preload_nanny")
+    ports = _ports(common.pop("worker_port"), common.pop("nanny_port"), count, nanny, problems)
+    if problems:
+        raise ConfigError(problems)
+    listen_address = common.pop("listen_address")
+    if nanny:
+        common |= {"listen_address": listen_address, "worker_class": worker_class}
+    common |= {"nthreads": threads, "contact_address": contact, "security": security}
+    name = common.pop("name")
+    workers = tuple(
+        {**common, **own, "name": _name(name, index, count)} for index, own in enumerate(ports)
+    )
+    preload = tuple(common["preload"])
+    return WorkerOptions(worker_class, nanny, workers, threads, contact, preload, security)
+
+
+def _counts(n_workers: str | None, nthreads: int, problems: list[str]) -> tuple[int, int]:
+    count = 1
+    if n_workers == "auto":
+        count, nthreads = nprocesses_nthreads()
+    elif n_workers is not None:
+        try:
+            count = int(n_workers)
+        except ValueError:
+            problems.append(f"--nworkers {n_workers}: is neither a whole number nor 'auto'")
+    if count < 0:
+        count += CPU_COUNT + 1
+    if count <= 0:
+        problems.append(f"--nworkers {n_workers}: leaves no worker to start")
+        count = 1
+    return count, nthreads or max(1, CPU_COUNT // count)
+
+
+def _addresses(common: dict[str, Any], count: int, problems: list[str]) -> str | None:
+    """Check the address options, split --listen-address, and return the contact address."""
+    listen, contact = common["listen_address"], common.pop("contact_address")
+    if contact and not listen:
+        problems.append("--contact-address: --listen-address is missing beside it")
+    if listen and count > 1:
+        problems.append("--listen-address: is for one worker, but --nworkers asks for more")
+    if listen and (common["worker_port"] or common["host"]):
+        problems.append("--listen-address: says already what --worker-port and --host say")
+    for option, address in (("--listen-address", listen), ("--contact-address", contact)):
+        try:
+            if address:
+                host, port = get_address_host_port(address, strict=True)
+                if option == "--listen-address":
+                    common["host"] = f"[{host}]" if ":" in host else host
+                    common["worker_port"] = str(port)
+        except ValueError as exc:
+            problems.append(f"{option} {address}: {exc}")
+    return contact or listen
+
+
+def _security(common: dict[str, Any], problems: list[str]) -> Security | None:
+    from distributed.security import Security
+
+    fields = {"tls_ca_file": "tls_ca_file", "tls_cert": "tls_worker_cert"}
+    fields["tls_key"] = "tls_worker_key"
+    given = {fields[name]: value for name in fields if (value := common.pop(name)) is not None}
+    try:
+        return Security(**given)
+    except (TypeError, ValueError) as exc:
+        problems.append(f"TLS: {one_line(exc)}")
+        return None
+
+
+def _resources(text: str | None, problems: list[str]) -> dict[str, float] | None:
+    if not text:
+        return None
+    resources = {}
+    for pair in text.replace(",", " ").split():
+        name, _, amount = pair.partition("=")
+        try:
+            resources[name] = float(amount)
+        except ValueError:
+            problems.append(f"--resources {text}: {pair!r} is not NAME=NUMBER")
+    return resources
+
+
+def _worker_class(path: str, problems: list[str]) -> type:
+    try:
+        found = import_term(path)
+    except Exception as exc:
+        problems.append(f"--worker-class {path}: {one_line(exc)}")
+        return object
+    if not isinstance(found, type):
+        problems.append(f"--worker-class {path}: is not a class")
+        return object
+    return found
+
+
+def _ports(
+    worker: str | None, nanny_port: str | None, count: int, nanny: bool, problems: list[str]
+) -> Sequence[Mapping[str, Any]]:
+    try:
+        # Dask's own; it is private, and the only place that knows how Dask shares out ranges.
+        return dask_worker._apportion_ports(worker, nanny_port, count, nanny)
+    except (ValueError, TypeError) as exc:
+        problems.append(f"--worker-port, --nanny-port: {exc}")
+        return []
+
+
+def _name(name: str | None, index: int, count: int) -> str | int | None:
+    if not name:
+        return None
+    if count > 1:
+        return f"{name}-{index}"
+    return int(name) if name.isdecimal() else name

@@ -1,0 +1,211 @@
+"""An agent as a whole: socket, secret, registration, HTTP server and signals, in that order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from distributed._signals import wait_for_signals
+
+from gc_bootstrap import cookie as cookies
+from gc_bootstrap import runtime
+from gc_bootstrap.agent import listen as listening
+from gc_bootstrap.agent.core import Agent
+from gc_bootstrap.agent.listen import Listen
+from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.agent.server import ControlServer
+from gc_bootstrap.cookie import Cookie
+from gc_bootstrap.errors import ConfigError
+from gc_bootstrap.peer import Peer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """An agent's own options.
+
+    Parameters
+    ----------
+    workers
+        What to run once attached.
+    listen
+        Where to serve the control API.
+    cookie
+        The shared secret, if there is one.
+    insecure
+        Take an attach from whoever asks.
+    drain_timeout
+        Seconds for moving data away after SIGTERM.
+    """
+
+    workers: WorkerOptions
+    listen: Listen = field(default_factory=Listen)
+    cookie: Cookie | None = None
+    insecure: bool = False
+    drain_timeout: float = 60.0
+
+
+class AgentServer:
+    """One agent that listens and is registered; ``async with`` starts and closes it.
+
+    Parameters
+    ----------
+    options
+        All of it.
+    warm
+        Gets the process ready; runs while the agent listens already and is not ready yet.
+
+    Raises
+    ------
+    ConfigError
+        The options contradict each other.
+    """
+
+    def __init__(
+        self, options: AgentOptions, warm: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        if options.insecure and options.cookie is not None:
+            raise ConfigError(f"--insecure: contradicts the cookie from {options.cookie.where}")
+        self.agent = Agent(options.workers)
+        self._options = options
+        self._warm = warm
+        self._server: ControlServer | None = None
+        self._registrar: runtime.Registrar | None = None
+        self._peer: Peer | None = None
+
+    @property
+    def peer(self) -> Peer:
+        """How this host's processes reach the agent."""
+        if self._peer is None:
+            raise RuntimeError("the agent has not been started")
+        return self._peer
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Listen, register and warm up.
+
+        Raises
+        ------
+        ConfigError
+            The address is not to be had, or must not be listened on without a secret.
+        """
+        options = self._options
+        security = options.workers.security
+        try:
+            tls = security.get_listen_args("worker")["ssl_context"] if security else None
+        except (OSError, ValueError) as exc:
+            raise ConfigError(f"TLS: {exc}") from exc
+        sock = options.listen.bind()
+        try:
+            secured = options.cookie is not None or tls is not None
+            if not (secured or options.insecure or listening.is_loopback(sock)):
+                raise ConfigError(
+                    f"--listen {options.listen.host}:{options.listen.port}: other hosts can reach"
+                    " it; expected a --cookie-file, Dask's TLS settings, or --insecure"
+                )
+            own = None if secured or options.insecure else cookies.generate()
+            cookie = Cookie(own, "the agent itself") if own is not None else options.cookie
+            self._peer = listening.local_peer(sock)
+            self._server = ControlServer(self.agent, sock, cookie=cookie, tls=tls)
+            await self._server.start()
+            self._register(own)
+            self._say_hello(cookie, tls is not None)
+            await self.agent.warm_up(self._warm)
+        except BaseException:
+            sock.close()
+            await self.close()
+            raise
+        logger.info("Agent at %s is ready", self._peer)
+
+    def _register(self, own_cookie: str | None) -> None:
+        registrar = runtime.Registrar()
+        registration = runtime.Registration(self.peer, os.getpid(), own_cookie)
+        try:
+            registrar.register(registration)
+        except runtime.RuntimeFolderError as exc:
+            if own_cookie is not None:
+                # Nobody could ever attach it.
+                raise ConfigError(
+                    f"cannot register for this user's schedulers: {exc}; give a --cookie-file or"
+                    f" set {runtime.VARIABLE}"
+                ) from exc
+            logger.info("Not registered for the discovery `local`: %s", exc)
+        self._registrar = registrar
+
+    def _say_hello(self, cookie: Cookie | None, tls: bool) -> None:
+        secrets = [str(cookie.where)] if cookie is not None else []
+        secrets += ["mutual TLS"] if tls else []
+        if secrets:
+            logger.info("Agent at %s; attaching it takes %s", self._peer, " and ".join(secrets))
+        else:
+            logger.warning(
+                "Agent at %s is insecure: whoever reaches it can run code here", self._peer
+            )
+
+    async def drain(self) -> None:
+        """Let the workers go without losing their data; take no attach any more."""
+        await self.agent.drain(self._options.drain_timeout)
+
+    async def close(self) -> None:
+        """End everything. May be called more than once."""
+        if self._registrar is not None:
+            self._registrar.close()
+        await self.agent.close()
+        if self._server is not None:
+            await self._server.close()
+
+
+async def run(options: AgentOptions, warm: Callable[[], Awaitable[None]] | None) -> None:
+    """Run an agent until SIGTERM or SIGINT, then drain it. A second signal ends it at once.
+
+    Raises
+    ------
+    ConfigError
+        As :meth:`AgentServer.start`.
+    """
+    server = AgentServer(options, warm)
+    signalled = asyncio.create_task(wait_for_signals())
+    starting = asyncio.create_task(server.start())
+    try:
+        await asyncio.wait([signalled, starting], return_when=asyncio.FIRST_COMPLETED)
+        if not signalled.done():
+            await starting
+            await signalled
+            logger.info("Draining for up to %g s", options.drain_timeout)
+            await _unless_signalled(server.drain())
+    finally:
+        for task in (starting, signalled):
+            task.cancel()
+        await asyncio.gather(starting, signalled, return_exceptions=True)
+        await server.close()
+
+
+async def _unless_signalled(work: Awaitable[None]) -> None:
+    """Wait for the work, or for one more signal."""
+    again = asyncio.create_task(wait_for_signals())
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([again, working], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        for task in (again, working):
+            task.cancel()
+        await asyncio.gather(again, working, return_exceptions=True)

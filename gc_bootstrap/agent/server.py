@@ -1,0 +1,226 @@
+"""The agent's HTTP control API: routes, authentication, and what it does about bad requests.
+
+Each connection serves one request and is closed: there is then one deadline for a connection, and
+nothing that a slow or a hostile client could keep open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from gc_bootstrap import wire
+from gc_bootstrap.agent import metrics
+from gc_bootstrap.agent.core import Agent
+from gc_bootstrap.cookie import Cookie
+from gc_bootstrap.wire import Verifier, WireError
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT = 10.0
+"""Seconds for a client to send its headers, and again for its body."""
+MAX_HEADER = 8190
+"""Most bytes of the request line and of one header; aiohttp's default."""
+
+Handler = Callable[[web.BaseRequest, bytes], Awaitable[web.StreamResponse]]
+
+
+class _Protocol(web.RequestHandler):
+    """aiohttp's protocol; its own error pages become JSON."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500:
+            logger.error("A request failed", exc_info=exc)
+            return _error(status, "internal error; see the agent's log")
+        text = " ".join((message or "malformed request").split())
+        return _error(status, text[:200] or "malformed request")
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server, speaking :class:`_Protocol`."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class ControlServer:
+    """Serves one agent on one listening socket.
+
+    Parameters
+    ----------
+    agent
+        Whose API this is.
+    sock
+        Bound already; the server listens on it and closes it.
+    cookie
+        What requests to ``/v1/`` must be signed with; None: they need not be.
+    tls
+        The agent's side of mutual TLS, or None for plain HTTP.
+    clock
+        Seconds since the epoch, for tokens.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        sock: socket.socket,
+        *,
+        cookie: Cookie | None = None,
+        tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._agent = agent
+        self._sock = sock
+        self._verifier = Verifier(cookie) if cookie is not None else None
+        self._tls = tls
+        self._clock = clock
+        self._metrics = metrics.AgentMetrics(agent)
+        self._runner: web.ServerRunner | None = None
+        self._routes: dict[str, tuple[str, Handler]] = {
+            "/healthz": ("GET", self._healthz),
+            "/readyz": ("GET", self._readyz),
+            "/metrics": ("GET", self._get_metrics),
+            wire.STATUS: ("GET", self._status),
+            wire.ATTACH: ("POST", self._attach),
+            wire.DETACH: ("POST", self._detach),
+        }
+        if tls is not None:
+            # Probes and metrics come without a certificate: a kubelet has none. One that is
+            # presented is checked all the same, and /v1/ asks for it.
+            tls.verify_mode = ssl.CERT_OPTIONAL
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises
+        ------
+        OSError
+            The socket cannot be listened on.
+        """
+        server = _Server(
+            self._handle,
+            request_factory=self._request,
+            access_log=None,
+            # From the connection to the end of the headers (aiohttp >= 3.14).
+            keepalive_timeout=REQUEST_TIMEOUT,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
+            lingering_time=0,
+            auto_decompress=False,
+        )
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._sock, ssl_context=self._tls).start()
+
+    async def close(self) -> None:
+        """Stop listening and close every connection. May be called more than once."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self._sock.close()
+
+    def _request(
+        self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
+    ) -> web.BaseRequest:
+        loop = asyncio.get_running_loop()
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, loop, client_max_size=wire.MAX_BODY
+        )
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            response = await self._route(request)
+        except WireError as exc:
+            response = _error(exc.status, str(exc))
+        except web.HTTPRequestEntityTooLarge:
+            response = _error(413, f"the body is larger than {wire.MAX_BODY} bytes")
+        except web.RequestPayloadError:
+            response = _error(400, "the body is not sent as the headers say")
+        response.force_close()
+        return response
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path
+        if path not in self._routes:
+            raise WireError(404, f"there is no {path[:100]!r} here")
+        method, handler = self._routes[path]
+        if request.method != method and (method, request.method) != ("GET", "HEAD"):
+            response = _error(405, f"{path} takes {method} only")
+            response.headers["Allow"] = method if method != "GET" else "GET, HEAD"
+            return response
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            raise WireError(415, "the body must not be compressed")
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                body = await request.read()
+        except TimeoutError:
+            raise WireError(408, f"the body has not come within {REQUEST_TIMEOUT:g} s") from None
+        if path.startswith("/v1/"):
+            self._authenticate(request, body)
+        return await handler(request, body)
+
+    def _authenticate(self, request: web.BaseRequest, body: bytes) -> None:
+        if self._tls is not None:
+            transport = request.transport
+            if transport is None or not transport.get_extra_info("peercert"):
+                raise WireError(403, "no client certificate; this agent wants mutual TLS")
+        if self._verifier is not None:
+            header = request.headers.get("Authorization")
+            self._verifier.check(header, request.method, request.path, body, self._clock())
+
+    async def _healthz(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        return _json({"status": "ok"})
+
+    async def _readyz(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        return _json({"state": self._agent.state}, 200 if self._agent.ready else 503)
+
+    async def _get_metrics(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        text, content_type = self._metrics.render()
+        return web.Response(body=text, headers={"Content-Type": content_type})
+
+    async def _status(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        return _json(self._agent.status())
+
+    async def _attach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        reply = await self._agent.attach(wire.parse_attach(body))
+        return _json(
+            {
+                "scheduler_id": reply.scheduler_id,
+                "peer": reply.peer,
+                "pool": reply.pool,
+                "workers": [{"address": address} for address in reply.workers],
+                "versions": dict(reply.versions),
+            }
+        )
+
+    async def _detach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        await self._agent.detach(wire.parse_detach(body))
+        return _json({"state": self._agent.state})
+
+
+def _json(value: dict[str, Any], status: int = 200) -> web.Response:
+    return web.Response(status=status, body=wire.encode(value), content_type="application/json")
+
+
+def _error(status: int, reason: str) -> web.Response:
+    response = _json({"error": reason}, status)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if status == 503:
+        response.headers["Retry-After"] = "1"
+    response.force_close()
+    return response

@@ -1,0 +1,175 @@
+"""Turning what a configuration names into an object: built in, by entry point, or module:Class.
+
+Belongs here: names, short forms and options. Does not belong here: what a backend does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+from urllib.parse import parse_qsl
+
+from dask.config import interpret_value
+
+from gc_bootstrap.errors import ConfigError, one_line
+
+Kind = Literal["discovery", "dist"]
+
+_MODULE_ATTR = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+
+
+class Backend:
+    """What discoveries and dists have in common: how they are named in a configuration."""
+
+    @classmethod
+    def options_from_text(cls, text: str) -> Mapping[str, Any]:
+        """Read the short form's part after ``name:`` and before ``?``.
+
+        Parameters
+        ----------
+        text
+            May be empty, as in ``local:``.
+
+        Returns
+        -------
+        Mapping
+            Keyword arguments of the constructor.
+
+        Raises
+        ------
+        ConfigError
+            The text is not one; the message says what was expected.
+        """
+        if text:
+            raise ConfigError(f"{text!r}: nothing was expected here")
+        return {}
+
+    @classmethod
+    def options_from_list(cls, values: list[Any]) -> Mapping[str, Any]:
+        """Read ``{name: [...]}``; see :meth:`options_from_text`."""
+        raise ConfigError(f"{values!r} is a list; expected {{option: value}}")
+
+
+def names(kind: Kind) -> dict[str, EntryPoint]:
+    """The names that a configuration can use, and where each leads."""
+    return {point.name: point for point in entry_points(group=f"gc_bootstrap.{kind}")}
+
+
+def load(kind: Kind, value: Any, key: str) -> Any:
+    """Make the backend that ``value`` names. Constructors do no I/O, so this is quick and safe.
+
+    Parameters
+    ----------
+    kind
+        Of what to load.
+    value
+        ``"name"``, ``"name:text?option=value"``, ``"package.module:Class?option=value"``, or
+        ``{name: options}``. Anything that is neither text nor a mapping is handed through.
+    key
+        The configuration key, for messages.
+
+    Returns
+    -------
+    Any
+        The object that the class made, or the async function itself.
+
+    Raises
+    ------
+    ConfigError
+        Unknown name, unknown or missing option, or the backend refused an option.
+    """
+    if not isinstance(value, str | Mapping):
+        return value
+    if isinstance(value, Mapping):
+        ((name, options),) = value.items()
+        target, text = _find(kind, str(name), key)
+        if text:
+            raise ConfigError(f"{key}: {name!r}: options belong under the name, not into it")
+    else:
+        target, text = _find(kind, value, key)
+        options = text
+    try:
+        return _make(target, _keywords(target, options))
+    except Exception as exc:
+        # Whatever a third party's constructor raises is this configuration's problem.
+        raise ConfigError(f"{key}: {one_line(exc)}") from exc
+
+
+def _find(kind: Kind, value: str, key: str) -> tuple[Any, str]:
+    """Split ``value`` into the object that its front names and the text behind it."""
+    known = names(kind)
+    front, query_mark, query = value.partition("?")
+    name, _, text = front.partition(":")
+    rest = text + query_mark + query
+    if name in known:
+        return _import(known[name].value, f"{key}: {value!r}"), rest
+    if _MODULE_ATTR.match(front):
+        return _import(front, f"{key}: {value!r}"), query_mark + query
+    raise ConfigError(
+        f"{key}: {value!r} is not a known {kind}; there are: {', '.join(sorted(known))},"
+        " or package.module:Class"
+    )
+
+
+def _import(path: str, where: str) -> Any:
+    module_name, _, attributes = path.partition(":")
+    try:
+        target: Any = importlib.import_module(module_name)
+    except Exception as exc:
+        # Whatever a third party's module raises on import is this configuration's problem.
+        raise ConfigError(f"{where}: cannot import {module_name}: {one_line(exc)}") from exc
+    for attribute in attributes.split("."):
+        try:
+            target = getattr(target, attribute)
+        except AttributeError:
+            raise ConfigError(f"{where}: {module_name} has no {attributes}") from None
+    return target
+
+
+def _keywords(target: Any, options: Any) -> dict[str, Any]:
+    is_backend = isinstance(target, type) and issubclass(target, Backend)
+    if options is None:
+        return {}
+    if isinstance(options, str):
+        text, _, query = options.partition("?")
+        keywords: dict[str, Any] = {}
+        if is_backend:
+            keywords.update(target.options_from_text(text))
+        elif text:
+            raise ConfigError(f"{text!r}: nothing was expected here")
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        except ValueError:
+            raise ConfigError(f"{query!r} is not option=value&option=value") from None
+        keywords.update((option, interpret_value(text)) for option, text in pairs)
+    elif isinstance(options, list) and is_backend:
+        keywords = dict(target.options_from_list(options))
+    elif isinstance(options, Mapping):
+        keywords = dict(options)
+    else:
+        raise ConfigError(f"{options!r} is not {{option: value}}")
+    return {str(option).replace("-", "_"): given for option, given in keywords.items()}
+
+
+def _make(target: Any, keywords: dict[str, Any]) -> Any:
+    if not callable(target):
+        raise ConfigError(f"{target!r} is neither a class nor an async function")
+    if inspect.iscoroutinefunction(target):
+        if keywords:
+            raise ConfigError(f"{target.__qualname__} is a function and takes no options")
+        return target
+    parameters = inspect.signature(target).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        known = {p.name.replace("_", "-"): p.default is p.empty for p in parameters}
+        for option in keywords:
+            if (written := option.replace("_", "-")) not in known:
+                there_are = f"there are: {', '.join(sorted(known))}" if known else "it takes none"
+                raise ConfigError(f"unknown option {written!r}; {there_are}")
+        for option, required in known.items():
+            if required and option.replace("-", "_") not in keywords:
+                raise ConfigError(f"option {option!r} is missing")
+    return target(**keywords)

@@ -1,0 +1,107 @@
+"""``dask pool agent``."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import dask.config
+from dask.utils import parse_timedelta
+from distributed.compatibility import asyncio_run
+from distributed.config import get_loop_factory
+from distributed.proctitle import enable_proctitle_on_children, enable_proctitle_on_current
+
+from gc_bootstrap import cookie as cookies
+from gc_bootstrap.agent import warm
+from gc_bootstrap.agent.listen import Listen
+from gc_bootstrap.agent.options import click_parameters, worker_options
+from gc_bootstrap.agent.run import AgentOptions, run
+from gc_bootstrap.cli.common import errors_as_lines, log_like_distributed
+from gc_bootstrap.errors import ConfigError, one_line
+
+
+class _AgentCommand(click.Command):
+    """Reads a bad ``--preload`` as a usage error: Dask imports it while it parses."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as exc:
+            raise click.UsageError(f"--preload: {one_line(exc)}", ctx) from exc
+
+
+@click.command(
+    "agent", cls=_AgentCommand, context_settings={"ignore_unknown_options": True}
+)
+@click.option("--listen", metavar="HOST:PORT", help="Where to serve the control API."
+              "  [default: 127.0.0.1:8791, or a free port where that is taken]")
+@click.option("--cookie-file", metavar="FILE",
+              help="File with the secret that the scheduler shares.  [env: GC_BOOTSTRAP_COOKIE_FILE]")
+@click.option("--drain-timeout", default="60s", show_default=True,
+              help="How long SIGTERM waits for the workers' data to be moved away.")
+@click.option("--import", "imports", multiple=True, metavar="MODULES",
+              help="Modules to import before any worker starts, separated by commas.")
+@click.option("--insecure", is_flag=True, help="Let whoever reaches the agent run code here.")
+def command(
+    listen: str | None,
+    cookie_file: str | None,
+    drain_timeout: str,
+    imports: Sequence[str],
+    insecure: bool,
+    pid_file: str,
+    **worker: Any,
+) -> None:
+    """Wait until a scheduler attaches this machine, then run Dask workers for it.
+
+    Takes the options of `dask worker`, and needs no scheduler: the scheduler finds the agent.
+    """
+    # As `dask worker` does: https://github.com/dask/distributed/issues/1653
+    gc.set_threshold(*(3 * threshold for threshold in gc.get_threshold()))
+    enable_proctitle_on_current()
+    enable_proctitle_on_children()
+    log_like_distributed()
+    with errors_as_lines():
+        own = [name.strip() for text in imports for name in text.split(",") if name.strip()]
+        options = AgentOptions(
+            workers=worker_options({**worker, "pid_file": pid_file}),
+            listen=Listen.parse(listen),
+            cookie=_cookie(cookie_file),
+            insecure=insecure,
+            drain_timeout=_duration("--drain-timeout", drain_timeout),
+        )
+        if pid_file:
+            Path(pid_file).write_text(str(os.getpid()))
+            atexit.register(partial(Path(pid_file).unlink, missing_ok=True))
+        prepare = partial(warm.warm_up, own, options.workers.preload)
+        if not options.workers.nanny:
+            prepare = partial(warm.import_here, own)
+        asyncio_run(run(options, prepare), loop_factory=get_loop_factory())
+
+
+command.params.extend(click_parameters())
+
+
+def _cookie(file: str | None) -> cookies.Cookie | None:
+    configured = dask.config.get("gc-bootstrap.cookie-file", None)
+    key = "--cookie-file"
+    if file is None and configured is not None and not os.environ.get(cookies.FILE_VARIABLE):
+        file, key = str(configured), "gc-bootstrap.cookie-file"
+    return cookies.find(file, key=key)
+
+
+def _duration(option: str, text: str) -> float:
+    try:
+        seconds = float(parse_timedelta(text))
+    except (ValueError, KeyError):
+        seconds = -1
+    if seconds < 0:
+        raise ConfigError(f"{option} {text}: is not a duration such as 60s")
+    return seconds

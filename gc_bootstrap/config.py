@@ -1,0 +1,316 @@
+"""Typed options, and every check of what a person wrote in ``gc-bootstrap:``.
+
+Belongs here: reading Dask's configuration into values. Does not belong here: acting on them, and
+importing anything that a configuration names (see :mod:`gc_bootstrap.backends`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, Literal
+
+import dask.config
+import yaml
+from dask.utils import parse_timedelta
+
+NAMESPACE = "gc-bootstrap"
+DEFAULT_POOL = "default"
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    yaml.safe_load(files("gc_bootstrap").joinpath("gc_bootstrap.yaml").read_text())[NAMESPACE]
+)
+dask.config.update_defaults({NAMESPACE: dict(DEFAULTS)})
+
+Check = Callable[[Any], Any]
+Schema = Mapping[str, "Check | Schema"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectOptions:
+    """How attaches run: ``timeout`` in seconds, ``concurrency`` as a count."""
+
+    timeout: float = 30.0
+    concurrency: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ReconnectOptions:
+    """Backoff of one peer, in seconds; gRPC's connection-backoff numbers.
+
+    After the n-th failure in a row a peer waits ``min(initial * factor**(n-1), max)`` times a
+    random number in ``[1 - jitter, 1 + jitter]``.
+    """
+
+    initial: float = 1.0
+    factor: float = 1.6
+    max: float = 120.0
+    jitter: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalOptions:
+    """When a member goes that discovery no longer names; ``grace`` in seconds."""
+
+    policy: Literal["keep", "drain"] = "keep"
+    after: int = 3
+    grace: float = 15.0
+    panic_threshold: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOptions:
+    """Deadline of dropping one member, in seconds."""
+
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """The options of one pool, all checked. Durations are seconds.
+
+    ``discovery`` and ``dist`` are still as they were written: :mod:`gc_bootstrap.backends` loads
+    them.
+    """
+
+    discovery: Any = None
+    dist: Any = "dask"
+    refresh_interval: float | None = 5.0
+    connect: ConnectOptions = ConnectOptions()
+    reconnect: ReconnectOptions = ReconnectOptions()
+    removal: RemovalOptions = RemovalOptions()
+    drain: DrainOptions = DrainOptions()
+    cookie_file: str | None = None
+    scheduler_address: str | None = None
+    versions: Literal["refuse", "warn", "ignore"] = "refuse"
+
+
+class _Bad(ValueError):
+    """A value is not what was expected; the message follows the key and the value."""
+
+
+def _duration(value: Any) -> float:
+    seconds = math.nan
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            seconds = float(parse_timedelta(value))
+        except (ValueError, KeyError, TypeError, OverflowError):
+            pass
+    if not 0 < seconds < math.inf:
+        raise _Bad("is not a duration such as 5s")
+    return seconds
+
+
+def _whole(minimum: int) -> Check:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise _Bad(f"is not a whole number of at least {minimum}")
+        return value
+
+    return check
+
+
+def _number(minimum: float, maximum: float = math.inf) -> Check:
+    span = f"of at least {minimum:g}" if maximum == math.inf else f"from {minimum:g} to {maximum:g}"
+
+    def check(value: Any) -> float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not good or not minimum <= value <= maximum or math.isinf(value):
+            raise _Bad(f"is not a number {span}")
+        return float(value)
+
+    return check
+
+
+def _one_of(*choices: str) -> Check:
+    def check(value: Any) -> str:
+        if value not in choices or not isinstance(value, str):
+            raise _Bad(f"is not one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _Bad("is not the path of a file")
+    return value
+
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+]*://)?(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):(\d{1,5})\Z")
+
+
+def _address(value: Any) -> str:
+    match = _ADDRESS.match(value) if isinstance(value, str) else None
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise _Bad("is not an address such as tcp://10.0.0.1:8786")
+    return str(value)
+
+
+def _backend(value: Any) -> Any:
+    if isinstance(value, Mapping) and len(value) != 1:
+        raise _Bad("names more than one; expected {name: {option: value}}")
+    if isinstance(value, bool | int | float | list) or value == "":
+        raise _Bad('is neither a text such as "static:10.0.0.5" nor {name: {option: value}}')
+    return value
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+_SCHEMA: Schema = {
+    "discovery": _optional(_backend),
+    "dist": _backend,
+    "refresh-interval": _optional(_duration),
+    "connect": {"timeout": _duration, "concurrency": _whole(1)},
+    "reconnect": {
+        "initial": _duration,
+        "factor": _number(1),
+        "max": _duration,
+        "jitter": _number(0, 1),
+    },
+    "removal": {
+        "policy": _one_of("keep", "drain"),
+        "after": _whole(1),
+        "grace": _optional(_duration),
+        "panic-threshold": _number(0, 1),
+    },
+    "drain": {"timeout": _duration},
+    "cookie-file": _optional(_path),
+    "scheduler-address": _optional(_address),
+    "versions": _one_of("refuse", "warn", "ignore"),
+}
+
+
+def _canonical(section: Mapping[Any, Any]) -> dict[str, Any]:
+    """Keys as they are documented: Dask takes ``refresh_interval`` for ``refresh-interval``."""
+    return {str(key).replace("_", "-"): value for key, value in section.items()}
+
+
+def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """``top`` laid over ``base``; of the two a section is merged key by key."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and key in _SECTIONS:
+            merged[key] = {**below, **_canonical(value)}
+        else:
+            merged[key] = value
+    return merged
+
+
+_SECTIONS = frozenset(key for key, check in _SCHEMA.items() if isinstance(check, Mapping))
+
+
+def _unknown(key: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
+    return f"unknown key; {hint}"
+
+
+def _read(
+    values: Mapping[str, Any], schema: Schema, prefix: str, problems: list[str]
+) -> dict[str, Any]:
+    """Check ``values`` one by one. What is wrong goes to ``problems`` and is left out."""
+    read: dict[str, Any] = {}
+    for key, value in values.items():
+        check = schema.get(key)
+        if check is None:
+            problems.append(f"{prefix}.{key}: {_unknown(key, schema)}")
+        elif isinstance(check, Mapping):
+            if isinstance(value, Mapping):
+                read[key] = _read(_canonical(value), check, f"{prefix}.{key}", problems)
+            else:
+                problems.append(
+                    f"{prefix}.{key}: {value!r} is not a section with {', '.join(check)}"
+                )
+        else:
+            try:
+                read[key] = check(value)
+            except _Bad as exc:
+                problems.append(f"{prefix}.{key}: {value!r} {exc}")
+    return read
+
+
+def _pool(values: Mapping[str, Any], prefix: str, problems: list[str]) -> PoolOptions:
+    read = _read(values, _SCHEMA, prefix, problems)
+    removal = read.pop("removal", {})
+    if "grace" in removal and removal["grace"] is None:
+        removal["grace"] = 0.0
+    sections = {
+        "connect": ConnectOptions(**read.pop("connect", {})),
+        "reconnect": ReconnectOptions(**read.pop("reconnect", {})),
+        "removal": RemovalOptions(**{k.replace("-", "_"): v for k, v in removal.items()}),
+        "drain": DrainOptions(**read.pop("drain", {})),
+    }
+    return PoolOptions(**{k.replace("-", "_"): v for k, v in read.items()}, **sections)
+
+
+def _contradictions(options: PoolOptions, prefix: str) -> list[str]:
+    """What is wrong with values that are each right by themselves."""
+    backoff = options.reconnect
+    if backoff.initial > backoff.max:
+        return [f"{prefix}.reconnect.initial: {backoff.initial:g} s is more than max"]
+    return []
+
+
+_POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+
+
+def read_pools(
+    overrides: Mapping[str, Any] | None = None,
+    configured: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, PoolOptions], list[str]]:
+    """Read the options of every pool.
+
+    Parameters
+    ----------
+    overrides
+        Keys as in ``gc-bootstrap:`` that win over the configuration (command-line options,
+        arguments of the plugin).
+    configured
+        The section to read; default: what ``dask.config`` holds.
+
+    Returns
+    -------
+    tuple
+        The pools by name, none where no discovery is configured; and all problems, one line each.
+        Options with a problem have their default, so that the caller can look for more problems.
+    """
+    if configured is None:
+        configured = dask.config.get(NAMESPACE)
+    problems: list[str] = []
+    if not isinstance(configured, Mapping):
+        return {}, [f"{NAMESPACE}: {configured!r} is not a section"]
+    values = _over(_over(DEFAULTS, _canonical(configured)), _canonical(overrides or {}))
+    named = values.pop("pools", None) or {}
+    top = _pool(values, NAMESPACE, problems)
+    problems += _contradictions(top, NAMESPACE)
+    pools = {} if top.discovery is None else {DEFAULT_POOL: top}
+    if not isinstance(named, Mapping):
+        problems.append(f"{NAMESPACE}.pools: {named!r} is not a section of pools by name")
+        named = {}
+    inherited = {key: value for key, value in values.items() if key in _SCHEMA}
+    for name, section in named.items():
+        prefix = f"{NAMESPACE}.pools.{name}"
+        if not isinstance(name, str) or not _POOL_NAME.match(name):
+            problems.append(f"{NAMESPACE}.pools: {name!r} is not a name of letters, digits, - _ .")
+        elif name in pools:
+            problems.append(f"{prefix}: the pool of {NAMESPACE}.discovery has this name already")
+        elif not isinstance(section, Mapping):
+            problems.append(f"{prefix}: {section!r} is not a section")
+        elif (own := _canonical(section)).get("discovery") is None:
+            problems.append(f"{prefix}.discovery: missing; each pool names its own")
+        else:
+            # Only the pool's own keys are checked here: those above have been checked once.
+            _read(own, _SCHEMA, prefix, problems)
+            pools[name] = _pool(_over(inherited, own), prefix, [])
+            if "reconnect" in own:
+                problems += _contradictions(pools[name], prefix)
+    return pools, problems

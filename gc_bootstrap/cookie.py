@@ -1,0 +1,101 @@
+"""The secret that scheduler and agents share: where it comes from, and what it looks like."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from gc_bootstrap.errors import ConfigError
+
+FILE_VARIABLE = "GC_BOOTSTRAP_COOKIE_FILE"
+VARIABLE = "GC_BOOTSTRAP_COOKIE"
+SHORTEST = 16
+"""Fewest characters of a cookie: whoever records one request can try short ones offline."""
+LONGEST = 4096
+
+
+class Cookie:
+    """A shared secret. It never shows itself in a log, a repr or a pickle.
+
+    Parameters
+    ----------
+    secret
+        16 to 4096 characters, such as the output of ``openssl rand -hex 32``.
+    where
+        Where it came from, for messages.
+
+    Raises
+    ------
+    ConfigError
+        It is too short or too long.
+    """
+
+    __slots__ = ("key", "where")
+
+    def __init__(self, secret: str, where: str) -> None:
+        if not SHORTEST <= len(secret) <= LONGEST:
+            raise ConfigError(
+                f"{where}: the cookie has {len(secret)} characters; expected {SHORTEST} to"
+                f" {LONGEST}, such as the output of: openssl rand -hex 32"
+            )
+        # RFC 7518 section 3.2: HS256 needs a key of at least 256 bits.
+        self.key = hashlib.sha256(b"gc_bootstrap agent API v1\0" + secret.encode()).digest()
+        self.where = where
+
+    def __repr__(self) -> str:
+        return f"<Cookie from {self.where}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a cookie is never pickled")
+
+
+def generate() -> str:
+    """Make a new secret of 256 random bits."""
+    return secrets.token_hex(32)
+
+
+def find(
+    file: str | None, environ: MutableMapping[str, str] = os.environ, key: str = "--cookie-file"
+) -> Cookie | None:
+    """Find the cookie that a person provided.
+
+    Parameters
+    ----------
+    file
+        As given on the command line or in the configuration; wins over the environment.
+    environ
+        Searched for ``GC_BOOTSTRAP_COOKIE_FILE``, then ``GC_BOOTSTRAP_COOKIE``. The latter is
+        taken out, so that no worker or subprocess inherits the secret.
+    key
+        What to call ``file`` in messages.
+
+    Returns
+    -------
+    Cookie or None
+        None where none was provided.
+
+    Raises
+    ------
+    ConfigError
+        One was provided and cannot be read, or is no good.
+    """
+    inline = environ.pop(VARIABLE, None)
+    if file is None and environ.get(FILE_VARIABLE):
+        file, key = environ[FILE_VARIABLE], FILE_VARIABLE
+    if file is not None:
+        return _read(Path(file), f"{key} {file}")
+    return Cookie(inline.strip(), VARIABLE) if inline is not None else None
+
+
+def _read(path: Path, where: str) -> Cookie:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST + 2)
+        return Cookie(content.decode().strip(), where)
+    except OSError as exc:
+        raise ConfigError(f"{where}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where}: the cookie is not text") from None

@@ -1,0 +1,97 @@
+"""The discovery contract, and the adapter that makes one of a plain async function."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable
+
+from gc_bootstrap.backends import Backend
+from gc_bootstrap.errors import ConfigError, DiscoveryError
+from gc_bootstrap.peer import Peer, Snapshot
+
+PeersFunction = Callable[[], Awaitable["Snapshot | Iterable[Peer | str]"]]
+
+
+class Discovery(Backend, ABC):
+    """Finds peers.
+
+    Third parties subclass this, give the constructor one keyword per option, and name the class
+    as ``package.module:Class`` or by an entry point in the group ``gc_bootstrap.discovery``.
+    :class:`gc_bootstrap.testing.DiscoveryContract` holds an implementation to what is said here.
+    """
+
+    async def start(self) -> None:
+        """Get ready; called once, before anything else. Does not wait for peers."""
+
+    @abstractmethod
+    async def peers(self) -> Snapshot:
+        """Answer who the peers are.
+
+        Returns
+        -------
+        Snapshot
+            The whole answer; ``Snapshot(frozenset())`` means that there really are none. A part
+            of the truth has ``complete=False``.
+
+        Raises
+        ------
+        DiscoveryError
+            Who the peers are cannot be known now. Never return an empty snapshot for that.
+        """
+
+    async def changed(self) -> None:
+        """Return when :meth:`peers` would now answer differently than it last did.
+
+        A hint that makes the next refresh come sooner: missing one costs at most a refresh
+        interval, a false one costs a look. It may be cancelled at any time. Default: never returns.
+        """
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Release everything, and wait until it is released. May be called more than once."""
+
+
+class FunctionDiscovery(Discovery):
+    """A plain async function as a discovery.
+
+    The three outcomes are the function's: what it returns is the complete answer (a
+    :class:`Snapshot` may say otherwise), and whatever it raises means "cannot know".
+
+    Parameters
+    ----------
+    function
+        Takes nothing, returns a :class:`Snapshot` or a collection of peers or addresses.
+    """
+
+    def __init__(self, function: PeersFunction) -> None:
+        self._function = function
+
+    def __repr__(self) -> str:
+        return getattr(self._function, "__qualname__", repr(self._function))
+
+    async def peers(self) -> Snapshot:
+        try:
+            return Snapshot.of(await self._function())
+        except DiscoveryError:
+            raise
+        except Exception as exc:
+            raise DiscoveryError(f"{self!r} raised {type(exc).__name__}: {exc}") from exc
+
+
+DiscoveryLike = Discovery | PeersFunction
+
+
+def as_discovery(value: DiscoveryLike) -> Discovery:
+    """Return a discovery as it is, and a plain async function wrapped.
+
+    Raises
+    ------
+    ConfigError
+        It is neither.
+    """
+    if isinstance(value, Discovery):
+        return value
+    if callable(value) and not isinstance(value, type):
+        return FunctionDiscovery(value)
+    raise ConfigError(f"{value!r} is neither a Discovery nor an async function that returns peers")

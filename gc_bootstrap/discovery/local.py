@@ -1,0 +1,79 @@
+"""Every agent that this user runs on this host, found without any configuration.
+
+The three outcomes: the agents whose registrations are locked, so alive; no folder or nobody in it,
+so really no peers; a folder that cannot be read or is not private, so "cannot know". A file in it
+that makes no sense is a part of the truth: ``complete=False``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from gc_bootstrap import runtime
+from gc_bootstrap.discovery.base import Discovery
+from gc_bootstrap.errors import DiscoveryError
+from gc_bootstrap.peer import Snapshot
+
+logger = logging.getLogger(__name__)
+
+POLL_INTERVAL = 0.1
+"""Seconds between two looks at the folders' modification times, for :meth:`changed`."""
+
+
+class LocalDiscovery(Discovery):
+    """Agents of this user on this host: ``local``.
+
+    Parameters
+    ----------
+    folder
+        The runtime folder; default: wherever agents register themselves.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self._folders = [Path(folder)] if folder is not None else runtime.folders()
+        self._seen: list[int] = []
+        self._problems: list[str] = []
+
+    def __repr__(self) -> str:
+        return "local"
+
+    async def peers(self) -> Snapshot:
+        # Before the look: what changes during it makes changed() return.
+        seen = await asyncio.to_thread(self._modified)
+        try:
+            found, problems = await asyncio.to_thread(self._read)
+        except runtime.RuntimeFolderError as exc:
+            raise DiscoveryError(str(exc)) from exc
+        for problem in problems:
+            if problem not in self._problems:
+                logger.warning("%s", problem)
+        self._seen, self._problems = seen, problems
+        return Snapshot(
+            frozenset(registration.peer for registration in found),
+            complete=not problems,
+            labels={r.peer: {"pid": str(r.pid)} for r in found},
+        )
+
+    async def changed(self) -> None:
+        """Return when an agent has registered itself or has taken that back.
+
+        One that was killed is not noticed here, but its workers' loss is noticed by the dist.
+        """
+        while await asyncio.to_thread(self._modified) == self._seen:
+            await asyncio.sleep(POLL_INTERVAL)
+
+    def _read(self) -> tuple[list[runtime.Registration], list[str]]:
+        answers = [runtime.read(folder) for folder in self._folders]
+        return [r for found, _ in answers for r in found], [p for _, ps in answers for p in ps]
+
+    def _modified(self) -> list[int]:
+        times = []
+        for folder in self._folders:
+            try:
+                times.append(os.stat(folder).st_mtime_ns)
+            except OSError:
+                times.append(0)  # peers() says what is wrong with it
+        return times

@@ -1,0 +1,143 @@
+"""Asking an agent over HTTP, with everything that can go wrong turned into one line."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+
+import aiohttp
+
+from gc_bootstrap import wire
+from gc_bootstrap.errors import DistError, one_line
+from gc_bootstrap.peer import Peer
+
+DIAL_TIMEOUT = 5.0
+"""Seconds to get a TCP and TLS connection to a peer. A host that is gone answers nothing at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An agent's answer: the status and the body, not yet looked into."""
+
+    status: int
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        """What an answer with an error status says; one line."""
+        try:
+            error = wire.decode(self.body)["error"]
+        except (wire.WireError, KeyError, TypeError):
+            error = None
+        if not isinstance(error, str) or not error:
+            raise DistError(f"is no gc_bootstrap agent: it answers HTTP {self.status}")
+        return " ".join(error.split())[:500]
+
+
+class AgentClient:
+    """HTTP requests to agents; one per pool.
+
+    Parameters
+    ----------
+    tls
+        The scheduler's side of mutual TLS, or None for plain HTTP.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    def start(self) -> None:
+        """Open the session; needs a running event loop."""
+        self._session = aiohttp.ClientSession(
+            # An agent closes each connection: there is nothing to pool. The pool bounds the count.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def post(
+        self, peer: Peer, path: str, body: bytes, authorization: str | None, timeout: float
+    ) -> Answer:
+        """Send one request and read at most :data:`wire.MAX_BODY` bytes of the answer.
+
+        Parameters
+        ----------
+        timeout
+            Seconds for all of it.
+
+        Raises
+        ------
+        DistError
+            With the reason, in one line without the peer's name.
+        """
+        assert self._session is not None, "start() comes first"
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        scheme = "http" if self._tls is None else "https"
+        try:
+            async with self._session.post(
+                f"{scheme}://{peer}{path}",
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                ssl=True if self._tls is None else self._tls,
+                timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=DIAL_TIMEOUT),
+            ) as response:
+                return Answer(response.status, await _read(response))
+        except aiohttp.ServerTimeoutError:
+            raise DistError(f"is not reachable: no connection within {DIAL_TIMEOUT:g} s") from None
+        except TimeoutError:
+            raise DistError(f"is connected, but gave no answer within {timeout:g} s") from None
+        except aiohttp.ClientConnectorCertificateError as exc:
+            raise DistError(f"its certificate is not trusted: {exc.certificate_error}") from exc
+        except aiohttp.ClientSSLError as exc:
+            raise DistError(f"does not speak TLS as configured here: {_reason(exc)}") from exc
+        except aiohttp.ClientConnectorError as exc:
+            raise DistError(f"is not reachable: {_reason(exc)}") from exc
+        except aiohttp.ServerDisconnectedError as exc:
+            tls = "; does it expect TLS?" if self._tls is None else ""
+            raise DistError(f"closed the connection without an HTTP answer{tls}") from exc
+        except aiohttp.ClientOSError as exc:
+            raise DistError(f"broke the connection off: {_reason(exc)}") from exc
+        except aiohttp.ClientError as exc:
+            raise DistError(f"is no gc_bootstrap agent: {_brief(exc)}") from exc
+        except ValueError as exc:
+            raise DistError(f"is no gc_bootstrap agent: {_brief(exc)}") from exc
+
+    async def close(self) -> None:
+        """Close the session and what it has open."""
+        if self._session is not None:
+            await self._session.close()
+            # aiohttp closes TLS transports in the background; give the loop the turns it needs.
+            await asyncio.sleep(0)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Read the body, whatever length it claims, up to the limit."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > wire.MAX_BODY:
+            response.close()
+            raise DistError(
+                f"is no gc_bootstrap agent: it answers with more than {wire.MAX_BODY} bytes"
+            )
+    return bytes(body)
+
+
+def _reason(exc: aiohttp.ClientOSError) -> str:
+    """The operating system's word for it, without aiohttp's repetition of the address."""
+    inner = getattr(exc, "os_error", None) or exc.__cause__ or exc
+    return getattr(inner, "strerror", None) or one_line(inner)
+
+
+def _brief(exc: Exception) -> str:
+    """The first part of what aiohttp says: it quotes what was received, which may be anything."""
+    text = getattr(exc, "message", None) or str(exc)
+    text = " ".join(str(text).splitlines()[0].split()) if str(text).strip() else type(exc).__name__
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    return printable.removesuffix(":")[:120]

@@ -1,0 +1,56 @@
+"""The exceptions of gc_bootstrap. Each message is one line that a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class GcBootstrapError(Exception):
+    """Base of everything that gc_bootstrap raises on purpose."""
+
+
+class ConfigError(GcBootstrapError, ValueError):
+    """The configuration cannot be used.
+
+    Parameters
+    ----------
+    problems
+        One line each: the key, the value, what was expected.
+    """
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+class PeerError(GcBootstrapError, ValueError):
+    """A text or a (host, port) pair does not name a peer."""
+
+
+class DiscoveryError(GcBootstrapError):
+    """A discovery cannot know who the peers are. Never the same as "there are none"."""
+
+
+class DistError(GcBootstrapError):
+    """A dist could not ask a peer, or could not make sense of what it answered."""
+
+
+def one_line(exc: BaseException) -> str:
+    """Describe an exception in one line, its cause included where it says more.
+
+    Returns
+    -------
+    str
+        The message of one of ours as it is; ``TypeName: message`` of any other.
+    """
+    text = " ".join(str(exc).split())
+    if isinstance(exc, GcBootstrapError) and text:
+        return text
+    name = type(exc).__name__
+    line = f"{name}: {text}" if text else name
+    if exc.__cause__ is not None:
+        line = f"{line} ({one_line(exc.__cause__)})"
+    return line

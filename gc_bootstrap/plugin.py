@@ -1,0 +1,203 @@
+"""The scheduler plugin that owns the pools."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from gc_bootstrap import backends, config
+from gc_bootstrap.config import DEFAULT_POOL, NAMESPACE, PoolOptions
+from gc_bootstrap.errors import ConfigError, one_line
+from gc_bootstrap.wire import EXTRA
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+    from gc_bootstrap.pool import Pool
+
+logger = logging.getLogger(__name__)
+
+STATUS_HANDLER = "gc_bootstrap_status"
+"""Name of the scheduler's RPC that ``dask pool status`` calls."""
+UNREGISTERED_POLL = 1.0
+"""Seconds between two looks at whether the scheduler still knows the plugin."""
+
+
+class BootstrapPlugin(SchedulerPlugin):
+    """Runs pools inside a scheduler, from its start or from ``client.register_plugin``.
+
+    Parameters
+    ----------
+    discovery
+        Whose agents to attach: a short form such as ``"static:10.0.0.5,10.0.0.6"``, a mapping, a
+        :class:`Discovery` or an async function that returns peers. Default: the scheduler's
+        configuration.
+    **options
+        Any key of the ``gc-bootstrap`` configuration, over what the scheduler's configuration
+        says: ``refresh_interval="1s"``, ``cookie_file=…``, ``pools={…}``. Files are read by the
+        scheduler.
+
+    Raises
+    ------
+    ConfigError
+        One of the given values is wrong; with all problems.
+
+    Examples
+    --------
+    >>> client.register_plugin(BootstrapPlugin(discovery="local"))  # doctest: +SKIP
+    """
+
+    name = "gc_bootstrap"
+    idempotent = False
+
+    def __init__(self, discovery: Any = None, **options: Any) -> None:
+        self._overrides = {key: value for key, value in options.items() if value is not None}
+        if discovery is not None:
+            self._overrides["discovery"] = discovery
+        _, problems = config.read_pools(self._overrides, configured={})
+        if problems:
+            raise ConfigError(problems)
+        self.pools: dict[str, Pool] = {}
+        self._prepared = False
+        self._scheduler: Scheduler | None = None
+        self._watchdog: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Sent by a client before it has been started: the options are all there is.
+        return {"overrides": self._overrides}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        overrides = dict(state["overrides"])
+        self.__init__(overrides.pop("discovery", None), **overrides)  # type: ignore[misc]
+
+    def prepare(self, scheduler: Scheduler) -> None:
+        """Make the pools, without starting them. Imports and reads what the options name.
+
+        Raises
+        ------
+        ConfigError
+            With all problems; nothing has been made then.
+        """
+        pools, problems = config.read_pools(self._overrides)
+        made: dict[str, Pool] = {}
+        for name, options in pools.items():
+            prefix = NAMESPACE if name == DEFAULT_POOL else f"{NAMESPACE}.pools.{name}"
+            try:
+                made[name] = _make_pool(scheduler, name, options, prefix)
+            except ConfigError as exc:
+                problems.extend(exc.problems)
+        if problems:
+            raise ConfigError(dict.fromkeys(problems))
+        self.pools = made
+        self._prepared = True
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Start the pools. Waits for no peer, and fails for no peer's fault.
+
+        Raises
+        ------
+        ConfigError
+            Where :meth:`prepare` has not been called before and finds problems.
+        """
+        if self._scheduler is not None:
+            return
+        if not self._prepared:
+            # Importing a backend takes time that the event loop does not have.
+            await asyncio.to_thread(self.prepare, scheduler)
+        self._scheduler = scheduler
+        before = scheduler.plugins.get(self.name)
+        if isinstance(before, BootstrapPlugin) and before is not self:
+            # Dask replaces a plugin of the same name without a word to it.
+            await before.close()
+        scheduler.handlers[STATUS_HANDLER] = self.status
+        for name, pool in self.pools.items():
+            try:
+                await pool.start()
+            except Exception as exc:
+                logger.exception("Pool %s does not start: %s", name, one_line(exc))
+            else:
+                logger.info("Pool %s looks for peers by %r", name, pool.discovery)
+        if not self.pools:
+            logger.info("No discovery is configured: no pool is started")
+        self._watchdog = asyncio.create_task(
+            self._close_when_unregistered(scheduler), name="gc_bootstrap plugin: watchdog"
+        )
+
+    async def before_close(self) -> None:
+        """Stop attaching before the scheduler lets its workers go."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the pools. The workers stay attached. May be called more than once."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._watchdog is not None and self._watchdog is not asyncio.current_task():
+            self._watchdog.cancel()
+            await asyncio.gather(self._watchdog, return_exceptions=True)
+        await asyncio.gather(*(pool.close() for pool in self.pools.values()))
+        scheduler = self._scheduler
+        if scheduler is not None and scheduler.handlers.get(STATUS_HANDLER) == self.status:
+            del scheduler.handlers[STATUS_HANDLER]
+
+    async def status(self) -> dict[str, Any]:
+        """What ``dask pool status`` shows, of types that msgpack knows."""
+        assert self._scheduler is not None, "start() comes first"
+        workers: dict[str, dict[str, list[str]]] = {}
+        for address, worker in self._scheduler.workers.items():
+            tag = worker.extra.get(EXTRA)
+            if isinstance(tag, Mapping) and {"pool", "peer"} <= tag.keys():
+                of_pool = workers.setdefault(str(tag["pool"]), {})
+                of_pool.setdefault(str(tag["peer"]), []).append(address)
+        pools = []
+        for name, pool in self.pools.items():
+            status = (await pool.status()).to_json()
+            pools.append({**status, "workers": workers.get(name, {})})
+        return {
+            "scheduler": {"address": self._scheduler.address, "id": self._scheduler.id},
+            "pools": pools,
+        }
+
+    async def _close_when_unregistered(self, scheduler: Scheduler) -> None:
+        """Notice ``client.unregister_scheduler_plugin``: Dask drops the plugin without a word."""
+        registered = False
+        while not registered or scheduler.plugins.get(self.name) is self:
+            registered = registered or scheduler.plugins.get(self.name) is self
+            await asyncio.sleep(UNREGISTERED_POLL)
+        logger.info("The plugin has been unregistered: its pools are closed")
+        await self.close()
+
+
+def _make_pool(scheduler: Scheduler, name: str, options: PoolOptions, prefix: str) -> Pool:
+    from gc_bootstrap.discovery import as_discovery
+    from gc_bootstrap.dist import Dist, Owner
+    from gc_bootstrap.pool import Pool
+
+    problems: list[str] = []
+    found: dict[backends.Kind, Any] = {}
+    for kind, value in (("discovery", options.discovery), ("dist", options.dist)):
+        try:
+            found[kind] = backends.load(kind, value, f"{prefix}.{kind}")  # type: ignore[arg-type]
+        except ConfigError as exc:
+            problems.extend(exc.problems)
+    dist = found.get("dist")
+    if isinstance(dist, Dist):
+        try:
+            dist.bind(Owner(scheduler, name, options))
+        except ConfigError as exc:
+            problems.extend(exc.problems)
+    elif "dist" in found:
+        problems.append(f"{prefix}.dist: {options.dist!r} is not a Dist")
+    if "discovery" in found:
+        try:
+            found["discovery"] = as_discovery(found["discovery"])
+        except ConfigError as exc:
+            problems.append(f"{prefix}.discovery: {exc}")
+    if problems:
+        raise ConfigError(problems)
+    return Pool(found["discovery"], found["dist"], name=name, options=options)

@@ -1,0 +1,456 @@
+"""The refresh loop: look, plan, act. The only place where plans are enacted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random as _random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+from gc_bootstrap import plan as planning
+from gc_bootstrap.config import DEFAULT_POOL, PoolOptions
+from gc_bootstrap.discovery import DiscoveryLike, as_discovery
+from gc_bootstrap.dist import Dist
+from gc_bootstrap.errors import DiscoveryError, DistError, one_line
+from gc_bootstrap.peer import Outcome, Peer, Snapshot
+from gc_bootstrap.plan import History, Plan
+
+logger = logging.getLogger(__name__)
+
+LOOK_TIMEOUT = 30.0
+"""Seconds that a discovery or a dist may take to say who is there. Generous: they set their own."""
+
+CLOSE_TIMEOUT = 10.0
+"""Seconds that a discovery or a dist may take to close."""
+
+HINT_GAP = 0.05
+"""Shortest time between two refreshes, in seconds: a burst of hints makes one refresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """What a pool knows, as plain values; see :meth:`Pool.status`."""
+
+    name: str
+    discovery: str
+    dist: str
+    paused: bool
+    refresh_interval: float | None
+    refreshes: int
+    error: str | None
+    warning: str | None
+    peers: tuple[Peer, ...]
+    members: tuple[Peer, ...]
+    connecting: tuple[Peer, ...]
+    disconnecting: tuple[Peer, ...]
+    held: dict[Peer, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, of types that JSON and msgpack know."""
+        return {
+            "name": self.name,
+            "discovery": self.discovery,
+            "dist": self.dist,
+            "paused": self.paused,
+            "refresh-interval": self.refresh_interval,
+            "refreshes": self.refreshes,
+            "error": self.error,
+            "warning": self.warning,
+            "peers": [str(peer) for peer in self.peers],
+            "members": [str(peer) for peer in self.members],
+            "connecting": [str(peer) for peer in self.connecting],
+            "disconnecting": [str(peer) for peer in self.disconnecting],
+            "held": {str(peer): reason for peer, reason in self.held.items()},
+        }
+
+
+class Pool:
+    """One discovery, one dist and one policy, with a refresh loop of their own.
+
+    Use it as ``async with Pool(discovery, dist) as pool:``, inside a scheduler or anywhere else.
+
+    Parameters
+    ----------
+    discovery
+        A :class:`Discovery`, or a plain async function that returns peers.
+    dist
+        A :class:`Dist`. Both are started and closed by the pool.
+    name
+        For logs and status.
+    options
+        The policy; ``discovery`` and ``dist`` in it are not looked at.
+    clock
+        Monotonic seconds.
+    random
+        Uniform in [0, 1), for the jitter of backoffs.
+
+    Raises
+    ------
+    ConfigError
+        ``discovery`` is not one.
+    """
+
+    def __init__(
+        self,
+        discovery: DiscoveryLike,
+        dist: Dist,
+        *,
+        name: str = DEFAULT_POOL,
+        options: PoolOptions | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        self.name = name
+        self.options = options if options is not None else PoolOptions()
+        self.discovery = as_discovery(discovery)
+        self.dist = dist
+        self.paused = False
+        self._clock = clock
+        self._random = random
+        self._history = History()
+        self._snapshot: Snapshot | None = None
+        self._plan = Plan()
+        self._errors: dict[str, str] = {}
+        self._refreshes = 0
+        self._waiting: deque[Peer] = deque()
+        self._connecting: dict[Peer, asyncio.Task[None]] = {}
+        self._disconnecting: dict[Peer, asyncio.Task[None]] = {}
+        self._refreshing = asyncio.Lock()
+        self._nudge = asyncio.Event()
+        self._hinted = False
+        self._sleeps_until = math.inf
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = False
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Start the discovery, the dist and the loop. Does not wait for peers.
+
+        Raises
+        ------
+        Exception
+            Whatever the discovery's or the dist's own ``start`` raised; nothing is left running.
+        """
+        await self.open()
+        self._tasks.append(self._task(self._run(), "refresh loop"))
+        if self.options.refresh_interval is not None:
+            self._tasks.append(self._task(self._watch(self.discovery.changed), "discovery hints"))
+            self._tasks.append(self._task(self._watch(self.dist.changed), "dist hints"))
+
+    async def open(self) -> None:
+        """Start the discovery and the dist, but no loop: for :meth:`run_once` by hand.
+
+        Raises
+        ------
+        Exception
+            As :meth:`start`.
+        """
+        if self._started:
+            raise RuntimeError(f"pool {self.name!r} has been started already")
+        self._started = True
+        try:
+            await self.dist.start()
+            await self.discovery.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop looking and attaching, and release everything. Members stay as they are."""
+        if self._closed:
+            return
+        self._closed = True
+        tasks = [*self._tasks, *self._connecting.values(), *self._disconnecting.values()]
+        self._waiting.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for what, close in (("discovery", self.discovery.close), ("dist", self.dist.close)):
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await close()
+            except Exception as exc:
+                logger.exception("Pool %s: closing its %s: %s", self.name, what, one_line(exc))
+
+    def pause(self) -> None:
+        """Look and act no more until :meth:`resume`. What is under way is finished."""
+        self.paused = True
+        self._waiting.clear()
+
+    def resume(self) -> None:
+        """Take up refreshing again, at once."""
+        self.paused = False
+        self.hint()
+
+    def hint(self) -> None:
+        """Make the loop refresh soon. Cheap; many hints make one refresh."""
+        self._hinted = True
+        self._nudge.set()
+
+    async def refresh(self) -> Plan:
+        """Look, plan and begin to act, now; does not wait for what was begun, nor for the loop.
+
+        A paused pool looks and plans, and does nothing.
+
+        Refreshes never overlap: while one runs, this waits for it and then does its own.
+
+        Returns
+        -------
+        Plan
+            What was found to do.
+
+        Raises
+        ------
+        DiscoveryError
+            Nothing has ever been discovered, and nothing could be now.
+        DistError
+            Who is a member could not be read. In both cases nothing was done.
+        """
+        async with self._refreshing:
+            snapshot = await self._look()
+            members = await self._members()
+            now = self._clock()
+            self._history = planning.observe(self._history, snapshot, members, now)
+            busy = self._connecting.keys() | self._disconnecting.keys()
+            plan = planning.plan(snapshot, members, self._history, self.options, now, busy)
+            if plan.warning and plan.warning != self._plan.warning:
+                logger.warning("Pool %s: %s", self.name, plan.warning)
+            self._plan = plan
+            self._refreshes += 1
+            if not self.paused:
+                self._act(plan)
+            return plan
+
+    async def run_once(self) -> Plan:
+        """Refresh, and wait until all that it began has ended (each part has its own deadline).
+
+        Raises
+        ------
+        DiscoveryError, DistError
+            As :meth:`refresh`.
+        """
+        plan = await self.refresh()
+        while tasks := [*self._connecting.values(), *self._disconnecting.values()]:
+            await asyncio.wait(tasks)
+        return plan
+
+    async def status(self) -> PoolStatus:
+        """Say what the pool knows, members read anew.
+
+        Raises
+        ------
+        DistError
+            Who is a member could not be read.
+        """
+        members = await self._members()
+        now = self._clock()
+        # From the plan, except for what has been learnt since.
+        held = {**self._plan.held, **self._history.attempts}
+        peers = self._snapshot.peers if self._snapshot is not None else frozenset()
+        return PoolStatus(
+            name=self.name,
+            discovery=repr(self.discovery),
+            dist=repr(self.dist),
+            paused=self.paused,
+            refresh_interval=self.options.refresh_interval,
+            refreshes=self._refreshes,
+            error="; ".join(self._errors.values()) or None,
+            warning=self._plan.warning or None,
+            peers=tuple(sorted(peers)),
+            members=tuple(sorted(members)),
+            connecting=tuple(sorted(self._connecting)),
+            disconnecting=tuple(sorted(self._disconnecting)),
+            held={
+                peer: hold.describe(now)
+                for peer, hold in sorted(held.items())
+                if peer not in self._connecting
+                and (peer in peers or peer in members)
+                and (peer not in members or peer in self._plan.held)
+            },
+        )
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            began = self._clock()
+            self._hinted = False
+            if not self.paused:
+                await self._refresh_and_log()
+            if self.options.refresh_interval is None:
+                return
+            await self._sleep(began, self.options.refresh_interval)
+
+    async def _sleep(self, began: float, interval: float) -> None:
+        """Wait for the next interval, the end of a backoff or a hint, whichever comes first."""
+        earliest = began + HINT_GAP
+        while not self._hinted:
+            self._nudge.clear()
+            self._sleeps_until = (
+                math.inf if self.paused else min(began + interval, max(earliest, self._next_hold()))
+            )
+            delay = self._sleeps_until - self._clock()
+            if delay <= 0:
+                break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if delay == math.inf else delay):
+                    await self._nudge.wait()
+        await asyncio.sleep(max(0.0, earliest - self._clock()))
+
+    def _next_hold(self) -> float:
+        """When the first hold ends by itself; a hold that is over is waiting for a free place."""
+        now = self._clock()
+        holds = [*self._plan.held.values(), *self._history.attempts.values()]
+        return min((hold.until for hold in holds if hold.until > now), default=math.inf)
+
+    async def _refresh_and_log(self) -> None:
+        try:
+            await self.refresh()
+        except DiscoveryError:
+            pass  # _look has said it
+        except Exception as exc:
+            # A dist that cannot say who is a member, or a bug of somebody's. The loop goes on.
+            bug = None if isinstance(exc, DistError) else exc
+            self._say_error("members", f"refresh failed: {one_line(exc)}", bug)
+
+    async def _watch(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Turn hints into wake-ups, for as long as the pool lives."""
+        while True:
+            try:
+                await changed()
+            except Exception as exc:
+                logger.warning("Pool %s: no hints for now: %s", self.name, one_line(exc))
+                await asyncio.sleep(self.options.reconnect.max)
+            else:
+                self.hint()
+                await asyncio.sleep(HINT_GAP)
+
+    async def _look(self) -> Snapshot:
+        """Ask the discovery. On an error the last answer serves, as one that proves no absence."""
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                found = await self.discovery.peers()
+        except Exception as exc:
+            bug = None if isinstance(exc, DiscoveryError | TimeoutError) else exc
+            error = one_line(exc)
+            if isinstance(exc, TimeoutError):
+                error = f"no answer within {LOOK_TIMEOUT:g} s"
+            self._say_error("discovery", f"discovery failed: {error}", bug)
+            if self._snapshot is None:
+                raise DiscoveryError(error) from exc
+            self._snapshot = replace(self._snapshot, complete=False)
+            return self._snapshot
+        if self._errors.pop("discovery", None):
+            logger.info("Pool %s: discovery answers again", self.name)
+        self._snapshot = found
+        return found
+
+    async def _members(self) -> frozenset[Peer]:
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                members = await self.dist.members()
+        except TimeoutError:
+            raise DistError(f"no list of members within {LOOK_TIMEOUT:g} s") from None
+        self._errors.pop("members", None)
+        return members
+
+    def _say_error(self, source: str, error: str, bug: Exception | None = None) -> None:
+        """Remember an error; log it when it is a new one, with a traceback if it is a bug."""
+        if self._errors.get(source) != error:
+            logger.warning("Pool %s: %s", self.name, error, exc_info=bug)
+        self._errors[source] = error
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    def _act(self, plan: Plan) -> None:
+        self._waiting = deque(plan.connect)
+        self._fill()
+        for peer in plan.disconnect:
+            self._disconnecting[peer] = self._task(self._disconnect(peer), f"disconnect {peer}")
+
+    def _fill(self) -> None:
+        """Start as many of the waiting connects as may run at once.
+
+        Peers that failed before get at most half of the places: a hundred dead peers, each
+        holding a place until its deadline, must not keep a new one waiting.
+        """
+        places = self.options.connect.concurrency
+        for_retries = max(1, places // 2)
+        failed_before = self._history.attempts
+        retrying = sum(peer in failed_before for peer in self._connecting)
+        while self._waiting and len(self._connecting) < places:
+            peer = self._waiting[0]
+            if peer in failed_before:
+                if retrying >= for_retries:
+                    return
+                retrying += 1
+            self._waiting.popleft()
+            self._connecting[peer] = self._task(self._connect(peer), f"connect {peer}")
+
+    async def _connect(self, peer: Peer) -> None:
+        began = self._clock()
+        outcome = await self._attempt(self.dist.connect, peer, self.options.connect.timeout)
+        before = self._history.attempts.get(peer)
+        now = self._clock()
+        self._history = planning.attempted(
+            self._history, peer, outcome, self.options.reconnect, now, self._random()
+        )
+        if outcome:
+            logger.info("Pool %s: attached %s in %.3f s", self.name, peer, now - began)
+        else:
+            said = before is not None and before.reason == outcome.reason
+            level = logging.DEBUG if said else logging.WARNING
+            hold = self._history.attempts[peer]
+            retry = "" if hold.until == math.inf else f"; next try in {hold.until - now:.1f} s"
+            logger.log(
+                level, "Pool %s: %s not attached: %s%s", self.name, peer, outcome.reason, retry
+            )
+            if hold.until < self._sleeps_until:
+                self._nudge.set()
+        del self._connecting[peer]
+        self._fill()
+
+    async def _disconnect(self, peer: Peer) -> None:
+        outcome = await self._attempt(self.dist.disconnect, peer, self.options.drain.timeout)
+        if outcome:
+            logger.info("Pool %s: dropped %s", self.name, peer)
+        else:
+            logger.warning("Pool %s: %s not dropped: %s", self.name, peer, outcome.reason)
+        del self._disconnecting[peer]
+
+    async def _attempt(
+        self, ask: Callable[[Peer], Coroutine[Any, Any, Outcome]], peer: Peer, timeout: float
+    ) -> Outcome:
+        """Ask the dist, within a deadline; whatever goes wrong becomes a refusal with a reason."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await ask(peer)
+        except DistError as exc:
+            return Outcome.refused(one_line(exc))
+        except TimeoutError:
+            return Outcome.refused(f"no outcome within {timeout:g} s")
+        except Exception as exc:
+            logger.exception("Pool %s: a bug in its dist, at %s", self.name, peer)
+            return Outcome.refused(one_line(exc))
+
+    def _task(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        return asyncio.create_task(coroutine, name=f"gc_bootstrap pool {self.name}: {what}")

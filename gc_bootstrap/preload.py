@@ -1,0 +1,51 @@
+"""``dask scheduler --preload gc_bootstrap.preload``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from gc_bootstrap.cli.common import log_like_distributed
+from gc_bootstrap.errors import ConfigError
+from gc_bootstrap.plugin import BootstrapPlugin
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+@click.command(name="gc_bootstrap.preload")
+@click.option("--discovery", metavar="SPEC", help="Whose agents to attach, such as local or static:HOST,HOST.")
+@click.option("--cookie-file", metavar="FILE", help="File with the secret that the agents share.")
+@click.option("--refresh-interval", metavar="DURATION", help="How often to look, such as 5s.")
+async def dask_setup(
+    scheduler: Scheduler,
+    discovery: str | None,
+    cookie_file: str | None,
+    refresh_interval: str | None,
+) -> None:
+    """Attach the agents that a discovery finds."""
+    log_like_distributed()
+    try:
+        plugin = BootstrapPlugin(
+            discovery, cookie_file=cookie_file, refresh_interval=refresh_interval
+        )
+        await asyncio.to_thread(plugin.prepare, scheduler)
+    except ConfigError as exc:
+        for problem in exc.problems:
+            click.echo(f"gc_bootstrap: {problem}", err=True)
+        # Dask logs an exception of a preload and carries on without it; a scheduler that looks
+        # healthy and attaches nobody is worse than one that does not start.
+        sys.exit(2)
+    except Exception:
+        logger.exception("The pools could not be made; ending the scheduler")
+        sys.exit(1)
+    if plugin.pools:
+        scheduler.add_plugin(plugin)
+    else:
+        logger.info("gc-bootstrap.discovery is null and there are no pools: nothing is started")

@@ -1,0 +1,190 @@
+"""The per-user runtime folder, where agents of this host register themselves.
+
+An agent holds a lock (``flock``) on its registration for as long as it lives. The kernel releases
+it however the agent dies, so a registration that nobody locks is of a dead agent: no process ids
+to compare, no heartbeats to miss. Belongs here: files and locks. Does not belong here: what a
+registration is used for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gc_bootstrap.errors import GcBootstrapError, PeerError
+from gc_bootstrap.peer import Peer
+
+VARIABLE = "GC_BOOTSTRAP_RUNTIME_DIR"
+
+
+class RuntimeFolderError(GcBootstrapError):
+    """The runtime folder cannot be used, or is not this user's alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What an agent says about itself to the other processes of its user.
+
+    ``cookie`` is set where the agent made its own because its user provided none.
+    """
+
+    peer: Peer
+    pid: int
+    cookie: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Registration of {self.peer}, pid {self.pid}>"
+
+
+def folders(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Where registrations can be, the place to write new ones first.
+
+    ``GC_BOOTSTRAP_RUNTIME_DIR`` alone if it is set. Otherwise ``$XDG_RUNTIME_DIR``,
+    ``/run/user/UID`` and the temporary folder: a login session, a cron job and a service of one
+    user differ in their environment, and are to find each other all the same.
+    """
+    if own := environ.get(VARIABLE):
+        return [Path(own)]
+    uid = os.getuid()
+    found = [Path(x, "gc_bootstrap") for x in (environ.get("XDG_RUNTIME_DIR"),) if x]
+    session = Path(f"/run/user/{uid}")
+    if session.is_dir():
+        found.append(session / "gc_bootstrap")
+    found.append(Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()))
+    found[-1] /= f"gc_bootstrap-{uid}"
+    return list(dict.fromkeys(found))
+
+
+def _check_private(folder: Path) -> None:
+    """Refuse a folder that somebody else could have put there, or can write to or read."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise RuntimeFolderError(f"{folder} is not a folder")
+    if status.st_uid != os.getuid():
+        raise RuntimeFolderError(f"{folder} belongs to user {status.st_uid}, not to this one")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise RuntimeFolderError(f"{folder} is open to other users (mode {mode:04o}, not 0700)")
+
+
+class Registrar:
+    """Keeps one registration in the runtime folder, from :meth:`register` to :meth:`close`.
+
+    Parameters
+    ----------
+    folder
+        Default: the first of :func:`folders`. Made, for this user alone, where it is missing.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder if folder is not None else folders()[0]
+        self._path: Path | None = None
+        self._fd: int | None = None
+
+    def register(self, registration: Registration) -> None:
+        """Write the registration, locked before anybody can see it.
+
+        Raises
+        ------
+        RuntimeFolderError
+            The folder cannot be written to, or is not private.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_private(self.folder)
+            fd, draft = tempfile.mkstemp(prefix=".", dir=self.folder)
+        except OSError as exc:
+            raise RuntimeFolderError(f"{self.folder}: {exc.strerror}") from exc
+        self._fd = fd
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        peer = registration.peer
+        content = asdict(registration) | {"peer": str(peer)}
+        os.write(fd, json.dumps(content).encode())
+        self._path = self.folder / f"{registration.pid}-{peer.port}-{os.path.basename(draft)[1:]}"
+        os.rename(draft, self._path)
+
+    def close(self) -> None:
+        """Take the registration back."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._path = None
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def read(folder: Path) -> tuple[list[Registration], list[str]]:
+    """Read the registrations of agents that live, and remove those of agents that do not.
+
+    Returns
+    -------
+    tuple
+        The registrations, and one line for each file that could not be made sense of.
+
+    Raises
+    ------
+    RuntimeFolderError
+        The folder exists and cannot be read, or is not private. A folder that does not exist is
+        simply empty: no agent has ever run.
+    """
+    try:
+        _check_private(folder)
+        paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
+    except OSError as exc:
+        raise RuntimeFolderError(f"{folder}: {exc.strerror}") from exc
+    found: list[Registration] = []
+    problems: list[str] = []
+    for path in paths:
+        try:
+            registration = _read_one(path)
+        except FileNotFoundError:
+            continue  # its agent has just ended
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            problems.append(f"{path}: not a registration: {exc}")
+        else:
+            if registration is not None:
+                found.append(registration)
+    return found, problems
+
+
+def _read_one(path: Path) -> Registration | None:
+    """Read one registration; None (and it is removed) where its agent is dead."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+            raise PeerError("not a file of this user")
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            content = json.loads(file.read(8192))
+            cookie = content["cookie"]
+            if cookie is not None and not isinstance(cookie, str):
+                raise TypeError("its cookie is no text") from None
+            return Registration(Peer.parse(content["peer"]), int(content["pid"]), cookie)
+        path.unlink(missing_ok=True)
+        return None
+
+
+def own_cookie(peer: Peer, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The cookie that a living agent of this user made for itself, if ``peer`` is one.
+
+    Raises
+    ------
+    RuntimeFolderError
+        A runtime folder cannot be trusted.
+    """
+    for folder in folders(environ):
+        registrations, _ = read(folder)
+        for registration in registrations:
+            if registration.peer == peer and registration.cookie is not None:
+                return registration.cookie
+    return None
