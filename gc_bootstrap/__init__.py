@@ -36,7 +36,7 @@ _HOME = {
     "Snapshot": "peer",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605 - a list of literals, built from the table above
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

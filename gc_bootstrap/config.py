@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
@@ -90,26 +91,24 @@ class PoolOptions:
     versions: Literal["refuse", "warn", "ignore"] = "refuse"
 
 
-class _Bad(ValueError):
+class _BadValueError(ValueError):
     """A value is not what was expected; the message follows the key and the value."""
 
 
 def _duration(value: Any) -> float:
     seconds = math.nan
     if isinstance(value, str | int | float) and not isinstance(value, bool):
-        try:
+        with suppress(ValueError, KeyError, TypeError, OverflowError):
             seconds = float(parse_timedelta(value))
-        except (ValueError, KeyError, TypeError, OverflowError):
-            pass
     if not 0 < seconds < math.inf:
-        raise _Bad("is not a duration such as 5s")
+        raise _BadValueError("is not a duration such as 5s")
     return seconds
 
 
 def _whole(minimum: int) -> Check:
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise _Bad(f"is not a whole number of at least {minimum}")
+            raise _BadValueError(f"is not a whole number of at least {minimum}")
         return value
 
     return check
@@ -121,7 +120,7 @@ def _number(minimum: float, maximum: float = math.inf) -> Check:
     def check(value: Any) -> float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
         if not good or not minimum <= value <= maximum or math.isinf(value):
-            raise _Bad(f"is not a number {span}")
+            raise _BadValueError(f"is not a number {span}")
         return float(value)
 
     return check
@@ -130,7 +129,7 @@ def _number(minimum: float, maximum: float = math.inf) -> Check:
 def _one_of(*choices: str) -> Check:
     def check(value: Any) -> str:
         if value not in choices or not isinstance(value, str):
-            raise _Bad(f"is not one of {', '.join(choices)}")
+            raise _BadValueError(f"is not one of {', '.join(choices)}")
         return value
 
     return check
@@ -138,7 +137,7 @@ def _one_of(*choices: str) -> Check:
 
 def _path(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _Bad("is not the path of a file")
+        raise _BadValueError("is not the path of a file")
     return value
 
 
@@ -148,15 +147,17 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+]*://)?(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):
 def _address(value: Any) -> str:
     match = _ADDRESS.match(value) if isinstance(value, str) else None
     if match is None or not 0 < int(match[3]) < 65536:
-        raise _Bad("is not an address such as tcp://10.0.0.1:8786")
+        raise _BadValueError("is not an address such as tcp://10.0.0.1:8786")
     return str(value)
 
 
 def _backend(value: Any) -> Any:
     if isinstance(value, Mapping) and len(value) != 1:
-        raise _Bad("names more than one; expected {name: {option: value}}")
+        raise _BadValueError("names more than one; expected {name: {option: value}}")
     if isinstance(value, bool | int | float | list) or value == "":
-        raise _Bad('is neither a text such as "static:10.0.0.5" nor {name: {option: value}}')
+        raise _BadValueError(
+            'is neither a text such as "static:10.0.0.5" nor {name: {option: value}}'
+        )
     return value
 
 
@@ -233,7 +234,7 @@ def _read(
         else:
             try:
                 read[key] = check(value)
-            except _Bad as exc:
+            except _BadValueError as exc:
                 problems.append(f"{prefix}.{key}: {value!r} {exc}")
     return read
 
@@ -243,7 +244,7 @@ def _pool(values: Mapping[str, Any], prefix: str, problems: list[str]) -> PoolOp
     removal = read.pop("removal", {})
     if "grace" in removal and removal["grace"] is None:
         removal["grace"] = 0.0
-    sections = {
+    sections: dict[str, Any] = {
         "connect": ConnectOptions(**read.pop("connect", {})),
         "reconnect": ReconnectOptions(**read.pop("reconnect", {})),
         "removal": RemovalOptions(**{k.replace("-", "_"): v for k, v in removal.items()}),

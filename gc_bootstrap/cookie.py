@@ -46,7 +46,7 @@ class Cookie:
         self.where = where
 
     def __repr__(self) -> str:
-        return f"<Cookie from {self.where}>"
+        return f"the cookie from {self.where}"
 
     def __reduce__(self) -> str:
         raise TypeError("a cookie is never pickled")

@@ -143,9 +143,7 @@ class Snapshot:
     peers: frozenset[Peer]
     leaving: frozenset[Peer] = frozenset()
     complete: bool = True
-    labels: Mapping[Peer, Mapping[str, str]] = field(
-        default_factory=_no_labels, compare=False
-    )
+    labels: Mapping[Peer, Mapping[str, str]] = field(default_factory=_no_labels, compare=False)
 
     def __post_init__(self) -> None:
         if not self.leaving <= self.peers:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from gc_bootstrap.config import PoolOptions, ReconnectOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
@@ -55,7 +56,7 @@ class Absence:
     times: int
 
 
-def _nothing() -> Mapping[Peer, object]:
+def _nothing() -> Mapping[Peer, Any]:
     return MappingProxyType({})
 
 
@@ -63,8 +64,8 @@ def _nothing() -> Mapping[Peer, object]:
 class History:
     """All that is remembered from one refresh to the next. Membership is not: that is read anew."""
 
-    attempts: Mapping[Peer, Hold] = field(default_factory=_nothing)  # type: ignore[assignment]
-    absences: Mapping[Peer, Absence] = field(default_factory=_nothing)  # type: ignore[assignment]
+    attempts: Mapping[Peer, Hold] = field(default_factory=_nothing)
+    absences: Mapping[Peer, Absence] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Plan:
 
     connect: tuple[Peer, ...] = ()
     disconnect: tuple[Peer, ...] = ()
-    held: Mapping[Peer, Hold] = field(default_factory=_nothing)  # type: ignore[assignment]
+    held: Mapping[Peer, Hold] = field(default_factory=_nothing)
     warning: str = ""
 
     def next_time(self) -> float:

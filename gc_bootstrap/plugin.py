@@ -67,6 +67,13 @@ class BootstrapPlugin(SchedulerPlugin):
         self._watchdog: asyncio.Task[None] | None = None
         self._closed = False
 
+    @classmethod
+    def unchecked(cls, **overrides: Any) -> BootstrapPlugin:
+        """Make one whose options are first looked at by :meth:`prepare`, all problems at once."""
+        plugin = cls()
+        plugin._overrides = {key: value for key, value in overrides.items() if value is not None}
+        return plugin
+
     def __getstate__(self) -> dict[str, Any]:
         # Sent by a client before it has been started: the options are all there is.
         return {"overrides": self._overrides}
@@ -180,9 +187,10 @@ def _make_pool(scheduler: Scheduler, name: str, options: PoolOptions, prefix: st
 
     problems: list[str] = []
     found: dict[backends.Kind, Any] = {}
-    for kind, value in (("discovery", options.discovery), ("dist", options.dist)):
+    written: dict[backends.Kind, Any] = {"discovery": options.discovery, "dist": options.dist}
+    for kind, value in written.items():
         try:
-            found[kind] = backends.load(kind, value, f"{prefix}.{kind}")  # type: ignore[arg-type]
+            found[kind] = backends.load(kind, value, f"{prefix}.{kind}")
         except ConfigError as exc:
             problems.extend(exc.problems)
     dist = found.get("dist")

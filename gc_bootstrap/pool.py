@@ -9,7 +9,6 @@ import random as _random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -309,11 +308,11 @@ class Pool:
                 math.inf if self.paused else min(began + interval, max(earliest, self._next_hold()))
             )
             delay = self._sleeps_until - self._clock()
-            if delay <= 0:
-                break
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if delay == math.inf else delay):
+            try:
+                async with asyncio.timeout(None if delay == math.inf else max(0.0, delay)):
                     await self._nudge.wait()
+            except TimeoutError:
+                break
         await asyncio.sleep(max(0.0, earliest - self._clock()))
 
     def _next_hold(self) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -20,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 @click.command(name="gc_bootstrap.preload")
-@click.option("--discovery", metavar="SPEC", help="Whose agents to attach, such as local or static:HOST,HOST.")
+@click.option(
+    "--discovery", metavar="SPEC", help="Whose agents to attach, such as local or static:HOST,HOST."
+)
 @click.option("--cookie-file", metavar="FILE", help="File with the secret that the agents share.")
 @click.option("--refresh-interval", metavar="DURATION", help="How often to look, such as 5s.")
 async def dask_setup(
@@ -32,20 +33,34 @@ async def dask_setup(
     """Attach the agents that a discovery finds."""
     log_like_distributed()
     try:
-        plugin = BootstrapPlugin(
-            discovery, cookie_file=cookie_file, refresh_interval=refresh_interval
+        plugin = BootstrapPlugin.unchecked(
+            discovery=discovery, cookie_file=cookie_file, refresh_interval=refresh_interval
         )
         await asyncio.to_thread(plugin.prepare, scheduler)
     except ConfigError as exc:
         for problem in exc.problems:
             click.echo(f"gc_bootstrap: {problem}", err=True)
-        # Dask logs an exception of a preload and carries on without it; a scheduler that looks
-        # healthy and attaches nobody is worse than one that does not start.
-        sys.exit(2)
+        await _end_process(2)
     except Exception:
         logger.exception("The pools could not be made; ending the scheduler")
-        sys.exit(1)
+        await _end_process(1)
     if plugin.pools:
         scheduler.add_plugin(plugin)
     else:
         logger.info("gc-bootstrap.discovery is null and there are no pools: nothing is started")
+
+
+async def _end_process(code: int) -> NoReturn:
+    """End the scheduler, tidily, from within its start.
+
+    Dask logs an exception of a preload and carries on without it; a scheduler that looks healthy
+    and attaches nobody is worse than one that does not start. Raised from a callback and not from
+    this task, `SystemExit` leaves the event loop without asyncio reporting a failed task.
+    """
+
+    def leave() -> NoReturn:
+        raise SystemExit(code)
+
+    asyncio.get_running_loop().call_soon(leave)
+    await asyncio.Event().wait()
+    raise AssertionError("the event loop went on after SystemExit")

@@ -56,8 +56,8 @@ def folders(environ: Mapping[str, str] = os.environ) -> list[Path]:
     session = Path(f"/run/user/{uid}")
     if session.is_dir():
         found.append(session / "gc_bootstrap")
-    found.append(Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()))
-    found[-1] /= f"gc_bootstrap-{uid}"
+    # Not tempfile.gettempdir(): that depends on TMPDIR, which a service may not share.
+    found.append(Path(f"/tmp/gc_bootstrap-{uid}"))  # noqa: S108 - made and checked to be 0700
     return list(dict.fromkeys(found))
 
 

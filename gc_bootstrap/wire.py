@@ -112,7 +112,9 @@ def _object(value: Any, known: frozenset[str], required: frozenset[str]) -> Mapp
     if not isinstance(value, Mapping):
         raise WireError(422, "the body is not a JSON object")
     if unknown := value.keys() - known:
-        raise WireError(422, f"unknown field {min(unknown)!r}; there are {', '.join(sorted(known))}")
+        raise WireError(
+            422, f"unknown field {min(unknown)!r}; there are {', '.join(sorted(known))}"
+        )
     if missing := required - value.keys():
         raise WireError(422, f"field {min(missing)!r} is missing")
     return value

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, Literal
 
 from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.core import connect
+from distributed.security import Security
 
 from gc_bootstrap import wire
 from gc_bootstrap.agent.options import WorkerOptions
@@ -116,9 +117,7 @@ class Agent:
             lease = self._take(request)
         elif lease.request.scheduler_id != request.scheduler_id:
             holder = lease.request
-            raise WireError(
-                409, f"held by scheduler {holder.scheduler_id} at {holder.scheduler}"
-            )
+            raise WireError(409, f"held by scheduler {holder.scheduler_id} at {holder.scheduler}")
         # Shielded: a scheduler that gives up waiting does not stop the start of its workers.
         await asyncio.shield(lease.started)
         try:
@@ -159,7 +158,9 @@ class Agent:
             "scheduler_id": lease and lease.request.scheduler_id,
             "peer": lease and lease.request.peer,
             "pool": lease and lease.request.pool,
-            "workers": [{"address": address} for address in (lease.group.addresses if lease else ())],
+            "workers": [
+                {"address": address} for address in (lease.group.addresses if lease else ())
+            ],
             "nworkers": len(self.options.workers),
             "nthreads": self.options.nthreads,
             "memory_limit": str(self.options.workers[0].get("memory_limit")),
@@ -226,7 +227,7 @@ class Agent:
                 self._lease = None
 
     async def _start(self, lease: Lease) -> None:
-        await _check_reachable(lease.request.scheduler)
+        await _check_reachable(lease.request.scheduler, self.options.security)
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await lease.group.start()
@@ -253,31 +254,28 @@ class Agent:
                 raise WireError(503, "the workers of its last scheduler have not ended yet")
 
 
-async def _check_reachable(scheduler: str) -> None:
+async def _check_reachable(scheduler: str, security: Security | None) -> None:
     """Try the scheduler's address before any worker is started for it.
 
     Raises
     ------
     WireError
-        422 where it is no address, 502 where nobody answers there.
+        422 where it is no address, 502 where no Dask scheduler answers there.
     """
     try:
         scheme, location = parse_address(scheduler, strict=True)
-        if scheme not in ("tcp", "tls"):
-            return  # inproc, ucx, ws: only Dask knows how to dial those
-        host, port = parse_host_port(location)
+        if scheme in ("tcp", "tls"):
+            parse_host_port(location)
     except ValueError:
         raise WireError(422, f"{scheduler!r} is not a scheduler's address") from None
+    arguments = (security or Security()).get_connection_args("worker")
     try:
-        async with asyncio.timeout(DIAL_TIMEOUT):
-            _, writer = await asyncio.open_connection(host, port)
-    except TimeoutError:
-        reason = f"no connection within {DIAL_TIMEOUT:g} s"
-    except OSError as exc:
-        reason = exc.strerror or str(exc)
-    else:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
-        return
-    raise WireError(502, f"cannot reach the scheduler at {scheduler}: {reason}")
+        comm = await connect(scheduler, timeout=DIAL_TIMEOUT, **arguments)
+    except (OSError, ValueError, RuntimeError) as exc:
+        # OSError: nobody, or somebody else, answers there. The others: the scheduler wants TLS
+        # and this agent has no certificate, or the protocol is not installed here.
+        cause = exc.__cause__ or exc
+        raise WireError(
+            502, f"cannot reach the scheduler at {scheduler}: {one_line(cause)}"
+        ) from exc
+    await comm.close()

@@ -48,7 +48,7 @@ class Listen:
             colon = ""  # a bare IPv6 address has no port
         if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise ConfigError(f"--listen {text}: is not HOST:PORT, such as 0.0.0.0:{DEFAULT_PORT}")
-        return cls(host or "0.0.0.0", int(port), fixed=True)
+        return cls(host or "0.0.0.0", int(port), fixed=True)  # noqa: S104 - ":8791" says so
 
     def bind(self) -> socket.socket:
         """Bind a socket.
@@ -81,7 +81,7 @@ def _bound(family: int, kind: int, protocol: int, address: tuple[object, ...]) -
         if family == socket.AF_INET6:
             # "::" means all addresses, IPv4 included, as it does for Dask's own listeners.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(address)  # type: ignore[arg-type]
+        sock.bind(address)
     except BaseException:
         sock.close()
         raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from dask.system import CPU_COUNT
 from distributed.cli import dask_worker
-from distributed.comm import get_address_host_port
+from distributed.comm.addressing import get_address_host_port
 from distributed.deploy.utils import nprocesses_nthreads
 from distributed.utils import import_term
 
@@ -119,7 +119,8 @@ def _counts(n_workers: str | None, nthreads: int, problems: list[str]) -> tuple[
 
 def _addresses(common: dict[str, Any], count: int, problems: list[str]) -> str | None:
     """Check the address options, split --listen-address, and return the contact address."""
-    listen, contact = common["listen_address"], common.pop("contact_address")
+    listen: str | None = common["listen_address"]
+    contact: str | None = common.pop("contact_address")
     if contact and not listen:
         problems.append("--contact-address: --listen-address is missing beside it")
     if listen and count > 1:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 
+from distributed.versions import get_versions
+
 VARIABLE = "_GC_BOOTSTRAP_PREIMPORT"
 
 FAILURES: dict[str, str] = {}
@@ -18,3 +20,6 @@ for _name in filter(None, os.environ.get(VARIABLE, "").split(",")):
         importlib.import_module(_name)
     except Exception as _exc:
         FAILURES[_name] = f"{type(_exc).__name__}: {_exc}"
+
+# Every worker states the versions of a dozen packages; reading them once fills Dask's cache.
+get_versions()

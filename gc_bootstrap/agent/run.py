@@ -112,7 +112,7 @@ class AgentServer:
             tls = security.get_listen_args("worker")["ssl_context"] if security else None
         except (OSError, ValueError) as exc:
             raise ConfigError(f"TLS: {exc}") from exc
-        sock = options.listen.bind()
+        sock = await asyncio.to_thread(options.listen.bind)
         try:
             secured = options.cookie is not None or tls is not None
             if not (secured or options.insecure or listening.is_loopback(sock)):
@@ -121,16 +121,16 @@ class AgentServer:
                     " it; expected a --cookie-file, Dask's TLS settings, or --insecure"
                 )
             own = None if secured or options.insecure else cookies.generate()
-            cookie = Cookie(own, "the agent itself") if own is not None else options.cookie
+            cookie = Cookie(own, "its registration") if own is not None else options.cookie
             self._peer = listening.local_peer(sock)
             self._server = ControlServer(self.agent, sock, cookie=cookie, tls=tls)
             await self._server.start()
-            self._register(own)
+            await asyncio.to_thread(self._register, own)
             self._say_hello(cookie, tls is not None)
             await self.agent.warm_up(self._warm)
         except BaseException:
-            sock.close()
             await self.close()
+            sock.close()
             raise
         logger.info("Agent at %s is ready", self._peer)
 
@@ -150,10 +150,12 @@ class AgentServer:
         self._registrar = registrar
 
     def _say_hello(self, cookie: Cookie | None, tls: bool) -> None:
-        secrets = [str(cookie.where)] if cookie is not None else []
-        secrets += ["mutual TLS"] if tls else []
-        if secrets:
-            logger.info("Agent at %s; attaching it takes %s", self._peer, " and ".join(secrets))
+        if self._options.cookie is None and cookie is not None:
+            logger.info("Agent at %s; this user's schedulers can attach it", self._peer)
+        elif cookie is not None or tls:
+            needed = [str(cookie)] if cookie is not None else []
+            needed += ["a client certificate"] if tls else []
+            logger.info("Agent at %s; attaching it takes %s", self._peer, " and ".join(needed))
         else:
             logger.warning(
                 "Agent at %s is insecure: whoever reaches it can run code here", self._peer
@@ -166,7 +168,7 @@ class AgentServer:
     async def close(self) -> None:
         """End everything. May be called more than once."""
         if self._registrar is not None:
-            self._registrar.close()
+            await asyncio.to_thread(self._registrar.close)
         await self.agent.close()
         if self._server is not None:
             await self._server.close()

@@ -44,6 +44,9 @@ async def warm_up(required: Iterable[str], welcome: Iterable[str]) -> None:
         A required module cannot be imported, or the forkserver did not come up.
     """
     required = list(required)
+    # What a worker imports at its start, beyond `distributed` itself: half a second with bokeh.
+    routes = dask.config.get("distributed.worker.http.routes")
+    welcome = [*routes, "distributed.dashboard.worker", *welcome]
     names = [*required, *(name for name in welcome if _MODULE.match(name))]
     dask.config.set(FORKSERVER)
     before_spawn = dask.config.get("distributed.nanny.pre-spawn-environ")
@@ -71,7 +74,9 @@ def _start_forkserver() -> dict[str, str]:
     # Dask sets its list with set_forkserver_preload, which has no counterpart to add to it.
     preloaded = multiprocessing.forkserver._forkserver._preload_modules  # type: ignore[attr-defined]
     if preimport.__name__ not in preloaded:
-        context.set_forkserver_preload([*preloaded, "gc_bootstrap.agent.workers", preimport.__name__])
+        context.set_forkserver_preload(
+            [*preloaded, "gc_bootstrap.agent.workers", preimport.__name__]
+        )
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(theirs,), name="gc_bootstrap warm-up")
     process.start()

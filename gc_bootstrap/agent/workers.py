@@ -125,9 +125,10 @@ class WorkerGroup:
         security = self._servers[0].security
         arguments = security.get_connection_args("worker")
         try:
-            async with asyncio.timeout(timeout), rpc(
-                self._scheduler, connection_args=arguments
-            ) as scheduler:
+            async with (
+                asyncio.timeout(timeout),
+                rpc(self._scheduler, connection_args=arguments) as scheduler,
+            ):
                 retired = await scheduler.retire_workers(
                     workers=addresses, close_workers=False, remove=True
                 )
@@ -152,7 +153,7 @@ class WorkerGroup:
 
     async def _watch(self, server: Nanny | Worker) -> None:
         """Wait until a worker has ended; see to it that one that is ending ends soon."""
-        finished = asyncio.ensure_future(server.finished())
+        finished = asyncio.ensure_future(server.finished())  # type: ignore[no-untyped-call]
         ending: asyncio.Future[Any] | None = None
         try:
             if isinstance(server, _Nanny):
@@ -188,6 +189,4 @@ async def _close(server: Nanny | Worker) -> None:
     if isinstance(server, Nanny):
         await server.close(timeout=CLOSE_TIMEOUT, reason="gc_bootstrap-agent")
     else:
-        await server.close(
-            timeout=CLOSE_TIMEOUT, executor_wait=False, reason="gc_bootstrap-agent"
-        )
+        await server.close(timeout=CLOSE_TIMEOUT, executor_wait=False, reason="gc_bootstrap-agent")

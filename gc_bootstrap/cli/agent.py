@@ -38,17 +38,31 @@ class _AgentCommand(click.Command):
             raise click.UsageError(f"--preload: {one_line(exc)}", ctx) from exc
 
 
-@click.command(
-    "agent", cls=_AgentCommand, context_settings={"ignore_unknown_options": True}
+@click.command("agent", cls=_AgentCommand, context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where to serve the control API."
+    "  [default: 127.0.0.1:8791, or a free port where that is taken]",
 )
-@click.option("--listen", metavar="HOST:PORT", help="Where to serve the control API."
-              "  [default: 127.0.0.1:8791, or a free port where that is taken]")
-@click.option("--cookie-file", metavar="FILE",
-              help="File with the secret that the scheduler shares.  [env: GC_BOOTSTRAP_COOKIE_FILE]")
-@click.option("--drain-timeout", default="60s", show_default=True,
-              help="How long SIGTERM waits for the workers' data to be moved away.")
-@click.option("--import", "imports", multiple=True, metavar="MODULES",
-              help="Modules to import before any worker starts, separated by commas.")
+@click.option(
+    "--cookie-file",
+    metavar="FILE",
+    help="File with the secret that the scheduler shares.  [env: GC_BOOTSTRAP_COOKIE_FILE]",
+)
+@click.option(
+    "--drain-timeout",
+    default="60s",
+    show_default=True,
+    help="How long SIGTERM waits for the workers' data to be moved away.",
+)
+@click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULES",
+    help="Modules to import before any worker starts, separated by commas.",
+)
 @click.option("--insecure", is_flag=True, help="Let whoever reaches the agent run code here.")
 def command(
     listen: str | None,

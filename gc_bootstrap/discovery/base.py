@@ -82,7 +82,7 @@ class FunctionDiscovery(Discovery):
 DiscoveryLike = Discovery | PeersFunction
 
 
-def as_discovery(value: DiscoveryLike) -> Discovery:
+def as_discovery(value: DiscoveryLike | object) -> Discovery:
     """Return a discovery as it is, and a plain async function wrapped.
 
     Raises
@@ -92,6 +92,6 @@ def as_discovery(value: DiscoveryLike) -> Discovery:
     """
     if isinstance(value, Discovery):
         return value
-    if callable(value) and not isinstance(value, type):
+    if not isinstance(value, type) and callable(value):
         return FunctionDiscovery(value)
     raise ConfigError(f"{value!r} is neither a Discovery nor an async function that returns peers")

@@ -45,7 +45,7 @@ class StaticDiscovery(Discovery):
         self._snapshot = Snapshot(frozenset(found))
 
     def __repr__(self) -> str:
-        return f"static, {len(self._snapshot.peers)} peers"
+        return "static"
 
     @classmethod
     def options_from_text(cls, text: str) -> Mapping[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from dataclasses import dataclass
 
@@ -132,6 +134,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 def _reason(exc: aiohttp.ClientOSError) -> str:
     """The operating system's word for it, without aiohttp's repetition of the address."""
     inner = getattr(exc, "os_error", None) or exc.__cause__ or exc
+    number = getattr(inner, "errno", None)
+    if isinstance(number, int) and not isinstance(inner, socket.gaierror):
+        return os.strerror(number)
     return getattr(inner, "strerror", None) or one_line(inner)
 
 

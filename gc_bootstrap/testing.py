@@ -1,0 +1,316 @@
+"""For tests of discoveries, dists and pools: doubles that can be steered, and contract suites.
+
+The doubles are honest implementations of the contracts, without a network. The suites hold any
+implementation to its contract: subclass one in your tests, say how to make your implementation,
+and pytest (with pytest-asyncio in ``auto`` mode) runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Iterable
+
+from gc_bootstrap.discovery import Discovery
+from gc_bootstrap.dist import Dist
+from gc_bootstrap.errors import DiscoveryError, DistError
+from gc_bootstrap.peer import Outcome, Peer, Snapshot
+
+
+class ManualDiscovery(Discovery):
+    """Answers what the test says.
+
+    Parameters
+    ----------
+    peers
+        The first answer.
+
+    Attributes
+    ----------
+    looks
+        How often :meth:`peers` has been called.
+    """
+
+    def __init__(self, peers: Snapshot | Iterable[Peer | str] = ()) -> None:
+        self._answer: Snapshot | DiscoveryError = Snapshot.of(peers)
+        self._changed = asyncio.Event()
+        self.looks = 0
+        self.started = False
+        self.closed = False
+
+    def __repr__(self) -> str:
+        return "manual"
+
+    def set(self, answer: Snapshot | Iterable[Peer | str] | DiscoveryError) -> None:
+        """Answer this from now on, and hint that it has changed."""
+        self._answer = answer if isinstance(answer, DiscoveryError) else Snapshot.of(answer)
+        self._changed.set()
+
+    async def start(self) -> None:
+        """Note it."""
+        self.started = True
+
+    async def peers(self) -> Snapshot:
+        """Answer, or raise, what was set."""
+        self.looks += 1
+        self._changed.clear()
+        if isinstance(self._answer, DiscoveryError):
+            raise self._answer
+        return self._answer
+
+    async def changed(self) -> None:
+        """Return after the next :meth:`set`."""
+        await self._changed.wait()
+
+    async def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+class FakeDist(Dist):
+    """Keeps members in a set, and behaves towards each peer as the test says.
+
+    Attributes
+    ----------
+    connected
+        The members; a test may take one out to play a loss, and then call :meth:`lose`.
+    behaviour
+        What connecting or disconnecting a peer does: an outcome, an error to raise, or a number
+        of seconds to take before it succeeds. Default: success at once.
+    calls
+        ``("connect" | "disconnect", peer)`` in the order of the calls.
+    most_at_once
+        How many connects have run at the same time at most.
+    """
+
+    def __init__(self) -> None:
+        self.connected: set[Peer] = set()
+        self.behaviour: dict[Peer, Outcome | Exception | float] = {}
+        self.calls: list[tuple[str, Peer]] = []
+        self.most_at_once = 0
+        self.started = False
+        self.closed = False
+        self._running = 0
+        self._lost = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return "fake"
+
+    async def start(self) -> None:
+        """Note it."""
+        self.started = True
+
+    async def members(self) -> frozenset[Peer]:
+        """The members."""
+        return frozenset(self.connected)
+
+    async def connect(self, peer: Peer) -> Outcome:
+        """Do what :attr:`behaviour` says."""
+        self.calls.append(("connect", peer))
+        self._running += 1
+        self.most_at_once = max(self.most_at_once, self._running)
+        try:
+            outcome = await self._behave(peer)
+        finally:
+            self._running -= 1
+        if outcome:
+            self.connected.add(peer)
+        return outcome
+
+    async def disconnect(self, peer: Peer) -> Outcome:
+        """Do what :attr:`behaviour` says."""
+        self.calls.append(("disconnect", peer))
+        outcome = await self._behave(peer)
+        if outcome:
+            self.connected.discard(peer)
+        return outcome
+
+    async def changed(self) -> None:
+        """Return after the next :meth:`lose`."""
+        await self._lost.wait()
+        self._lost.clear()
+
+    def lose(self, peer: Peer) -> None:
+        """Play the loss of a member."""
+        self.connected.discard(peer)
+        self._lost.set()
+
+    async def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+    async def _behave(self, peer: Peer) -> Outcome:
+        await asyncio.sleep(0)
+        behaviour = self.behaviour.get(peer, Outcome.DONE)
+        if isinstance(behaviour, Exception):
+            raise behaviour
+        if isinstance(behaviour, Outcome):
+            return behaviour
+        await asyncio.sleep(behaviour)
+        return Outcome.DONE
+
+
+async def _hangs(seconds: float, coroutine: asyncio.Task[None]) -> bool:
+    """Whether a task is still running after some time; it is cancelled then."""
+    _, pending = await asyncio.wait([coroutine], timeout=seconds)
+    coroutine.cancel()
+    await asyncio.gather(coroutine, return_exceptions=True)
+    return bool(pending)
+
+
+class DiscoveryContract:
+    """What every discovery has to do. Subclass it and say how to bring about each situation.
+
+    Attributes
+    ----------
+    patience
+        Seconds that a hint may take.
+    """
+
+    patience: float = 5.0
+
+    @abstractmethod
+    async def discovery_of(self, peers: frozenset[Peer]) -> Discovery:
+        """Make a discovery, not started, that finds exactly these."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def discovery_that_cannot_know(self) -> Discovery | None:
+        """Make a discovery, not started, that cannot know; None if that cannot happen to it."""
+        raise NotImplementedError
+
+    some = frozenset({Peer("127.0.0.1", 18791), Peer("127.0.0.1", 18792)})
+
+    async def test_peers_are_found(self) -> None:
+        discovery = await self.discovery_of(self.some)
+        await discovery.start()
+        try:
+            snapshot = await discovery.peers()
+            assert snapshot.peers == self.some
+            assert snapshot.complete
+            assert snapshot.leaving <= snapshot.peers
+            assert snapshot.labels.keys() <= snapshot.peers
+        finally:
+            await discovery.close()
+
+    async def test_no_peers_is_an_answer(self) -> None:
+        discovery = await self.discovery_of(frozenset())
+        await discovery.start()
+        try:
+            assert (await discovery.peers()).peers == frozenset()
+        finally:
+            await discovery.close()
+
+    async def test_not_knowing_is_an_error_and_not_an_empty_answer(self) -> None:
+        discovery = await self.discovery_that_cannot_know()
+        if discovery is None:
+            return
+        await discovery.start()
+        try:
+            error: DiscoveryError | None = None
+            try:
+                answer = await discovery.peers()
+            except DiscoveryError as exc:
+                error = exc
+            assert error is not None, f"answered {answer} instead of raising"
+            assert str(error), "the error says nothing"
+            assert "\n" not in str(error), "the error is more than one line"
+        finally:
+            await discovery.close()
+
+    async def test_the_same_question_gets_the_same_answer(self) -> None:
+        discovery = await self.discovery_of(self.some)
+        await discovery.start()
+        try:
+            assert (await discovery.peers()).peers == (await discovery.peers()).peers
+        finally:
+            await discovery.close()
+
+    async def test_changed_can_be_cancelled(self) -> None:
+        discovery = await self.discovery_of(self.some)
+        await discovery.start()
+        try:
+            await discovery.peers()
+            waiting = asyncio.ensure_future(discovery.changed())
+            assert await _hangs(0.2, waiting), "hinted at a change where there was none"
+        finally:
+            await discovery.close()
+
+    async def test_close_may_be_called_twice_and_without_start(self) -> None:
+        discovery = await self.discovery_of(self.some)
+        await discovery.close()
+        await discovery.close()
+
+
+class DistContract:
+    """What every dist has to do. Subclass it and say how to bring about each situation."""
+
+    @abstractmethod
+    async def dist(self) -> Dist:
+        """Make a dist, bound and not started, without members."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def peer(self) -> Peer:
+        """Bring up a peer that can be connected."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def dead_peer(self) -> Peer:
+        """Name a peer where nobody answers."""
+        raise NotImplementedError
+
+    async def test_a_connected_peer_is_a_member(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        try:
+            assert await dist.members() == frozenset()
+            assert await dist.connect(peer) == Outcome.DONE
+            assert await dist.members() == {peer}
+        finally:
+            await dist.close()
+
+    async def test_connecting_a_member_again_is_harmless(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        try:
+            assert await dist.connect(peer)
+            assert await dist.connect(peer)
+            assert await dist.members() == {peer}
+        finally:
+            await dist.close()
+
+    async def test_a_disconnected_peer_is_no_member(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        try:
+            assert await dist.connect(peer)
+            assert await dist.disconnect(peer) == Outcome.DONE
+            assert await dist.members() == frozenset()
+            assert await dist.connect(peer), "it cannot come back"
+        finally:
+            await dist.close()
+
+    async def test_a_dead_peer_is_an_error_or_a_refusal_with_a_reason(self) -> None:
+        dist, peer = await self.dist(), await self.dead_peer()
+        await dist.start()
+        try:
+            try:
+                outcome = await dist.connect(peer)
+                reason, kind = outcome.reason, outcome.kind
+            except DistError as exc:
+                reason, kind = str(exc), "refused"
+            assert kind == "refused"
+            assert reason, "the reason is missing"
+            assert "\n" not in reason, "the reason is more than one line"
+            assert await dist.members() == frozenset()
+        finally:
+            await dist.close()
+
+    async def test_close_leaves_members_and_may_be_called_twice(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        assert await dist.connect(peer)
+        await dist.close()
+        await dist.close()
+        assert await dist.members() == {peer}

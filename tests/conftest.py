@@ -1,0 +1,105 @@
+"""Every test runs isolated, and leaves nothing behind: no task, thread, process, socket or file."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import dask.config
+import psutil
+import pytest
+
+SETTLE = 5.0
+"""Seconds that what a test has closed may take to be gone: processes have to be reaped."""
+
+# One per process, made on first use and kept until its end; none of them is this project's.
+_LASTING_THREADS = ("Dask-Offload", "watch message queue", "Profile", "asyncio_")
+_LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+def _threads() -> set[str]:
+    return {
+        f"thread {thread.name}"
+        for thread in threading.enumerate()
+        if thread.is_alive() and not any(name in thread.name for name in _LASTING_THREADS)
+    }
+
+
+def _processes() -> set[str]:
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+            if child.status() == psutil.STATUS_ZOMBIE:
+                continue
+        except psutil.NoSuchProcess:
+            continue
+        if not any(name in command for name in _LASTING_PROCESSES):
+            found.add(f"process {child.pid}: {command}")
+    return found
+
+
+def _sockets() -> set[str]:
+    found = set()
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            target = os.readlink(fd)
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found.add(f"{target} (fd {fd.name})")
+    return found
+
+
+def _new(look: Callable[[], set[str]], before: set[str]) -> set[str]:
+    deadline = time.monotonic() + SETTLE
+    while (new := look() - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return new
+
+
+@pytest.fixture
+def runtime_dir(tmp_path: Path) -> Path:
+    """The runtime folder of this test's agents."""
+    return tmp_path / "runtime"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(
+    tmp_path: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Isolate the test, and fail it if it leaves something behind."""
+    for name in list(os.environ):
+        if name.startswith(("GC_BOOTSTRAP_", "DASK_")) and name != "GC_BOOTSTRAP_REQUIRE":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("GC_BOOTSTRAP_RUNTIME_DIR", str(runtime_dir))
+    monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(tmp_path))
+    config = copy.deepcopy(dask.config.config)
+    dask.config.set({"temporary-directory": str(tmp_path)})
+    looks = (_threads, _processes, _sockets)
+    before = [look() for look in looks]
+    yield
+    left = set().union(*(_new(look, seen) for look, seen in zip(looks, before, strict=True)))
+    dask.config.config.clear()
+    dask.config.config.update(config)
+    if runtime_dir.exists():
+        left |= {f"registration {path}" for path in runtime_dir.iterdir()}
+    assert not left, "left behind: " + "; ".join(sorted(left))
+
+
+@pytest.fixture(autouse=True)
+async def no_task_left(nothing_left: None) -> AsyncIterator[None]:
+    """Fail the test if a task that it started is still pending."""
+    before = asyncio.all_tasks()
+    yield
+    deadline = time.monotonic() + SETTLE
+    while (left := asyncio.all_tasks() - before - {asyncio.current_task()}) and (
+        time.monotonic() < deadline
+    ):
+        await asyncio.sleep(0.01)
+    assert not left, f"tasks left behind: {left}"
