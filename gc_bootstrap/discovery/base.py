@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 
 from gc_bootstrap.backends import Backend
-from gc_bootstrap.errors import ConfigError, DiscoveryError
+from gc_bootstrap.errors import ConfigError, DiscoveryError, one_line
 from gc_bootstrap.peer import Peer, Snapshot
 
 PeersFunction = Callable[[], Awaitable["Snapshot | Iterable[Peer | str]"]]
@@ -76,7 +76,7 @@ class FunctionDiscovery(Discovery):
         except DiscoveryError:
             raise
         except Exception as exc:
-            raise DiscoveryError(f"{self!r} raised {type(exc).__name__}: {exc}") from exc
+            raise DiscoveryError(f"{self!r} raised {one_line(exc)}") from exc
 
 
 DiscoveryLike = Discovery | PeersFunction
