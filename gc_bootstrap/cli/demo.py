@@ -1,0 +1,211 @@
+"""``dask pool demo``: a cluster forms, is broken twice, and heals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from distributed import Client, Future, futures_of
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gc_bootstrap import runtime
+from gc_bootstrap.cli.common import errors_as_lines
+from gc_bootstrap.cli.processes import ProcessGroup
+from gc_bootstrap.errors import GcBootstrapError
+from gc_bootstrap.plugin import STATUS_HANDLER
+
+DEADLINE = 120.0
+"""Seconds for each step; a cold disk and two slow cores take their time."""
+POLL = 0.05
+SIDE, CHUNK = 4000, 500
+
+
+@click.command("demo")
+@click.option("--agents", default=3, show_default=True, help="How many agents to start.")
+def command(agents: int) -> None:
+    """Form a cluster on this machine, break it twice, and watch it heal.
+
+    Starts a scheduler and some agents, computes with dask.array, kills a worker process, then
+    kills the scheduler and starts another. Leaves no process behind.
+    """
+    if agents < 1:
+        raise click.BadParameter("at least one agent is needed", param_hint="--agents")
+    with errors_as_lines():
+        try:
+            asyncio.run(_interruptible(_Demo(agents).run()))
+        except KeyboardInterrupt:
+            click.echo("Interrupted; every process has been ended.", err=True)
+            raise SystemExit(130) from None
+
+
+async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
+    """Run, and treat SIGTERM as asyncio.run treats Ctrl-C: cancel, clean up, end."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+class _Demo:
+    def __init__(self, agents: int) -> None:
+        self._count = agents
+        self._began = time.monotonic()
+        self._console = Console(highlight=False)
+        self._groups: list[ProcessGroup] = []
+        self._killed: list[ProcessGroup] = []
+
+    def _say(self, text: str) -> None:
+        elapsed = time.monotonic() - self._began
+        self._console.print(f"[dim]{elapsed:6.2f} s[/dim]  {text}", soft_wrap=True)
+
+    async def run(self) -> None:
+        # A scheduler that is killed is this demo's doing: its client need not say so.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        async with AsyncExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gc_bootstrap-")))
+            stack.push_async_callback(self._stop_all)
+            try:
+                await self._show(folder)
+            except GcBootstrapError:
+                for group in self._groups:
+                    self._console.rule(f"the end of the log of: dask {' '.join(group.arguments)}")
+                    self._console.print(group.tail(), markup=False)
+                raise
+        self._say("[green]Done.[/green] Every process has been ended.")
+
+    async def _show(self, folder: Path) -> None:
+        environ = {**os.environ, runtime.VARIABLE: str(folder / "run"), "PYTHONUNBUFFERED": "1"}
+        environ["DASK_TEMPORARY_DIRECTORY"] = str(folder)
+        for number in range(self._count):
+            agent = ["pool", "agent", "--nthreads", "1", "--host", "127.0.0.1"]
+            await self._start(ProcessGroup(agent, folder / f"agent-{number}.log", environ))
+        self._say(f"{self._count} agents started; they warm up and wait: dask pool agent")
+        scheduler, address = await self._start_scheduler(folder, environ, 1)
+        result = await self._first_act(address)
+        self._killed.append(scheduler)
+        scheduler.signal(signal.SIGKILL)
+        await scheduler.stop()
+        self._say("[red]Killed the scheduler[/red] (SIGKILL); the agents live on")
+        _, address = await self._start_scheduler(folder, environ, 2)
+        began = time.monotonic()
+        async with Client(address, asynchronous=True) as client:
+            await self._formed(client)
+            self._say(
+                f"[green]All attached to the new scheduler[/green]"
+                f" {time.monotonic() - began:.2f} s after it was up"
+            )
+            again = await self._compute(client)
+            if again != result:
+                raise GcBootstrapError(f"computed {again!r} where it was {result!r} before")
+
+    async def _first_act(self, address: str) -> float:
+        async with Client(address, asynchronous=True) as client:
+            peers = await self._formed(client)
+            self._say(f"[green]Formed:[/green] attached {', '.join(sorted(peers))}")
+            result = await self._compute(client)
+            pids: dict[str, int] = await client.run(os.getpid)
+            victim, pid = min(pids.items())
+            began = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            self._say(f"[red]Killed the worker process[/red] {pid} at {victim} (SIGKILL)")
+            await self._formed(client, without=victim)
+            self._say(f"[green]Healed[/green] in {time.monotonic() - began:.2f} s")
+            if await self._compute(client) != result:
+                raise GcBootstrapError("the second computation differs from the first")
+        return result
+
+    async def _start(self, group: ProcessGroup) -> ProcessGroup:
+        self._groups.append(group)
+        await group.start()
+        return group
+
+    async def _start_scheduler(
+        self, folder: Path, environ: Mapping[str, str], number: int
+    ) -> tuple[ProcessGroup, str]:
+        file = folder / f"scheduler-{number}.json"
+        command = (
+            f"scheduler --host 127.0.0.1 --port 0 --dashboard-address :0 --scheduler-file {file}"
+        )
+        preload = "--preload gc_bootstrap.preload --discovery local --refresh-interval 1s"
+        group = ProcessGroup(
+            [*command.split(), *preload.split()], folder / f"scheduler-{number}.log", environ
+        )
+        await self._start(group)
+        async with _deadline(f"scheduler {number} is up"):
+            while not file.exists() or not (text := file.read_text()).endswith("}"):
+                await self._pause()
+        address = str(json.loads(text)["address"])
+        self._say(f"Scheduler {number} is up at {address}: dask {preload}")
+        return group, address
+
+    async def _formed(self, client: Client, without: str = "") -> set[str]:
+        """Wait until every agent has a worker there, and return them."""
+        async with _deadline(f"{self._count} agents are attached"):
+            while True:
+                status = await getattr(client.scheduler, STATUS_HANDLER)()
+                workers: dict[str, list[str]] = status["pools"][0]["workers"]
+                addresses = [address for of_peer in workers.values() for address in of_peer]
+                if len(workers) == self._count and without not in addresses:
+                    return set(workers)
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait a moment; a process that has ended by itself ends the demo."""
+        await asyncio.sleep(POLL)
+        for group in self._groups:
+            if group.ended and group not in self._killed:
+                command = " ".join(group.arguments)
+                raise GcBootstrapError(f"a process has ended by itself: dask {command}")
+
+    async def _compute(self, client: Client) -> float:
+        import dask.array as da
+
+        x = da.random.default_rng(42).random((SIDE, SIDE), chunks=(CHUNK, CHUNK))
+        y = client.persist((x + x.T) * x)
+        futures = futures_of(y)
+        columns = (TextColumn("          {task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=self._console) as progress:
+            bar = progress.add_task("dask.array: mean of (x + x.T) * x", total=len(futures))
+            async with _deadline("the computation is done"):
+                while (done := sum(map(_finished, futures))) < len(futures):
+                    progress.update(bar, completed=done)
+                    await self._pause()
+                progress.update(bar, completed=done)
+                result = float(await client.compute(y.mean()))
+        self._say(f"Computed {len(futures)} blocks of random numbers: {result:.6f}")
+        return result
+
+    async def _stop_all(self) -> None:
+        """End agents first, so that they can still tell their scheduler."""
+        agents = [group for group in self._groups if group.arguments[0] == "pool"]
+        others = [group for group in self._groups if group.arguments[0] != "pool"]
+        for groups in (agents, others):
+            await asyncio.gather(*(group.stop() for group in groups))
+
+
+def _finished(future: Future[Any]) -> bool:
+    if future.status in ("error", "cancelled", "lost"):
+        raise GcBootstrapError(f"the computation failed: {future.status}")
+    return bool(future.status == "finished")
+
+
+@asynccontextmanager
+async def _deadline(what: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(DEADLINE):
+            yield
+    except TimeoutError:
+        raise GcBootstrapError(f"gave up after {DEADLINE:g} s of waiting until {what}") from None
