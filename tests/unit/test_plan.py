@@ -1,0 +1,266 @@
+"""`plan()`: what it proposes, what it holds, and the texts that say why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gc_bootstrap.config import PoolOptions, ReconnectOptions, RemovalOptions
+from gc_bootstrap.peer import Outcome, Peer, Snapshot
+from gc_bootstrap.plan import Absence, History, Hold, Plan, attempted, backoff, observe, plan
+
+A, B, C, D = (Peer("10.0.0.1", port) for port in (1, 2, 3, 4))
+KEEP = PoolOptions()
+RECONNECT = ReconnectOptions()
+
+
+def drain(after: int = 3, grace: float = 15.0, panic: float = 1.0) -> PoolOptions:
+    return PoolOptions(removal=RemovalOptions("drain", after, grace, panic))
+
+
+def snap(*peers: Peer, leaving: Iterable[Peer] = (), complete: bool = True) -> Snapshot:
+    return Snapshot(frozenset(peers), frozenset(leaving), complete)
+
+
+def refused(history: History, peer: Peer, now: float, times: int = 1) -> History:
+    for _ in range(times):
+        history = attempted(history, peer, Outcome.refused("is busy"), RECONNECT, now, 0.5)
+    return history
+
+
+def described(proposed: Plan, now: float) -> dict[Peer, str]:
+    return {peer: hold.describe(now) for peer, hold in proposed.held.items()}
+
+
+def test_peers_that_are_no_members_are_connected() -> None:
+    proposed = plan(snap(A, B), {B}, History(), KEEP, 0.0)
+    assert proposed == Plan(connect=(A,))
+
+
+def test_those_that_never_failed_come_first_and_then_the_fewest_failures() -> None:
+    history = refused(refused(History(), A, 0.0, times=3), B, 0.0, times=1)
+    assert plan(snap(A, B, C), set(), history, KEEP, 1000.0).connect == (C, B, A)
+
+
+def test_a_busy_peer_is_neither_connected_nor_dropped_nor_held() -> None:
+    proposed = plan(snap(A, B, leaving=[B]), {B}, History(), KEEP, 0.0, busy={A, B})
+    assert proposed == Plan()
+
+
+# -- backing off -----------------------------------------------------------------------------------
+
+positive = st.floats(1e-3, 1e5)
+
+
+@given(
+    initial=positive,
+    span=st.floats(1, 1e6),
+    factor=st.floats(1, 100),
+    jitter=st.floats(0, 1),
+    failures=st.integers(1, 2**63),
+    random=st.floats(0, 1, exclude_max=True),
+)
+def test_backoff_stays_within_its_documented_bounds(
+    initial: float, span: float, factor: float, jitter: float, failures: int, random: float
+) -> None:
+    options = ReconnectOptions(initial, factor, initial * span, jitter)
+    delay = backoff(options, failures, random)
+    assert (1 - jitter) * initial * (1 - 1e-9) <= delay
+    assert delay <= (1 + jitter) * options.max * (1 + 1e-9)
+
+
+@given(failures=st.integers(1, 10_000), factor=st.floats(1, 10), initial=positive)
+def test_without_jitter_backoff_grows_by_the_factor_up_to_the_maximum(
+    failures: int, factor: float, initial: float
+) -> None:
+    options = ReconnectOptions(initial, factor, initial * 100, 0)
+    now, after = (backoff(options, n, 0.3) for n in (failures, failures + 1))
+    assert after == pytest.approx(min(now * factor, options.max))
+
+
+def test_the_first_delays_are_those_of_grpc() -> None:
+    delays = [backoff(RECONNECT, n, 0.5) for n in (1, 2, 3, 11, 12)]
+    assert delays == pytest.approx([1, 1.6, 2.56, 1.6**10, 120])
+
+
+def test_jitter_moves_the_delay_both_ways() -> None:
+    assert backoff(RECONNECT, 1, 0.0) == pytest.approx(0.8)
+    assert backoff(RECONNECT, 1, 1 - 1e-12) == pytest.approx(1.2)
+
+
+def test_a_refused_peer_backs_off_and_is_tried_again() -> None:
+    history = refused(History(), A, 10.0, times=2)
+    held = plan(snap(A), set(), history, KEEP, 11.0)
+    assert held.connect == ()
+    assert described(held, 11.0) == {A: "backing off for 0.6 s after 2 failures: is busy"}
+    assert held.next_time() == pytest.approx(11.6)
+    assert plan(snap(A), set(), history, KEEP, 11.7).connect == (A,)
+
+
+def test_a_success_resets_the_backoff() -> None:
+    history = refused(History(), A, 0.0, times=9)
+    history = attempted(history, A, Outcome.DONE, RECONNECT, 100.0, 0.5)
+    history = refused(history, A, 200.0)
+    assert history.attempts[A] == Hold("is busy", 201.0, failures=1)
+
+
+def test_a_peer_that_became_a_member_by_itself_has_its_backoff_reset() -> None:
+    history = observe(refused(History(), A, 0.0, times=9), snap(A), {A}, 1.0)
+    assert history.attempts == {}
+
+
+def test_a_peer_lost_at_once_is_not_connected_again_within_the_initial_delay() -> None:
+    history = attempted(History(), A, Outcome.DONE, RECONNECT, 5.0, 0.5)
+    held = plan(snap(A), set(), observe(history, snap(A), set(), 5.75), KEEP, 5.75)
+    assert held.connect == ()
+    assert described(held, 5.75) == {A: "was attached a moment ago, 0.2 s left"}
+    later = observe(history, snap(A), set(), 6.0)
+    assert plan(snap(A), set(), later, KEEP, 6.0).connect == (A,)
+
+
+def test_history_is_forgotten_when_a_peer_leaves_a_complete_snapshot() -> None:
+    history = observe(refused(History(), A, 0.0, times=9), snap(B), set(), 1.0)
+    assert A not in history.attempts
+    assert plan(snap(A), set(), history, KEEP, 1.0).connect == (A,)
+
+
+def test_history_is_kept_when_a_peer_is_not_in_an_incomplete_snapshot() -> None:
+    before = refused(History(), A, 0.0, times=9)
+    history = observe(before, snap(B, complete=False), set(), 1.0)
+    assert history.attempts == before.attempts
+
+
+def test_an_ignored_peer_is_not_retried_while_it_is_in_discovery() -> None:
+    history = attempted(History(), A, Outcome.ignored("is a printer"), RECONNECT, 0.0, 0.5)
+    for now in (0.0, 1e3, 1e9):
+        history = observe(history, snap(A), set(), now)
+        proposed = plan(snap(A), set(), history, KEEP, now)
+        assert proposed.connect == ()
+        assert described(proposed, now) == {A: "is a printer"}
+        assert proposed.next_time() == math.inf
+    history = observe(history, snap(), set(), 2e9)
+    assert plan(snap(A), set(), history, KEEP, 2e9).connect == (A,)
+
+
+def test_another_name_of_a_member_is_held_until_that_member_is_gone() -> None:
+    outcome = Outcome.refused("is the same agent as 10.0.0.2:2", same_as=B)
+    history = attempted(History(), A, outcome, RECONNECT, 0.0, 0.5)
+    history = observe(history, snap(A, B), {B}, 1e6)
+    held = plan(snap(A, B), {B}, history, KEEP, 1e6)
+    assert held.connect == ()
+    assert described(held, 1e6) == {A: "is the same agent as 10.0.0.2:2"}
+    history = observe(history, snap(A), set(), 2e6)
+    assert plan(snap(A), set(), history, KEEP, 2e6).connect == (A,)
+
+
+# -- leaving ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [KEEP, drain()], ids=["keep", "drain"])
+def test_a_leaving_member_is_dropped_at_once_and_not_attached_again(options: PoolOptions) -> None:
+    leaving = snap(A, B, leaving=[A])
+    assert plan(leaving, {A, B}, History(), options, 0.0).disconnect == (A,)
+    proposed = plan(leaving, {B}, History(), options, 1.0)
+    assert proposed.connect == proposed.disconnect == ()
+    assert described(proposed, 1.0) == {A: "is leaving"}
+    assert plan(snap(A, B), {B}, History(), options, 2.0).connect == (A,)
+
+
+# -- absence ---------------------------------------------------------------------------------------
+
+
+def test_keep_keeps_a_member_that_left_discovery_and_does_not_reconnect_it() -> None:
+    history = History()
+    for now in range(100):
+        history = observe(history, snap(), {A}, float(now))
+        assert plan(snap(), {A}, history, KEEP, float(now)) == Plan()
+    assert plan(snap(), set(), history, KEEP, 100.0) == Plan()
+
+
+def test_drain_wants_both_the_number_of_absences_and_the_grace_period() -> None:
+    options = drain(after=3, grace=15.0)
+    history, said = History(), []
+    for now in (100.0, 101.0, 102.0, 114.9, 115.0):
+        history = observe(history, snap(B), {A, B}, now)
+        proposed = plan(snap(B), {A, B}, history, options, now)
+        said.append(described(proposed, now).get(A) or proposed.disconnect)
+    assert said == [
+        "absent 1 of 3 times",
+        "absent 2 of 3 times",
+        "absent, in its grace period, 13.0 s left",
+        "absent, in its grace period, 0.1 s left",
+        (A,),
+    ]
+
+
+def test_the_end_of_the_grace_period_wakes_the_pool() -> None:
+    history = observe(History(), snap(), {A}, 100.0)
+    proposed = plan(snap(), {A}, history, drain(after=1), 100.0)
+    assert proposed.next_time() == 115.0
+
+
+def test_a_member_that_is_named_again_starts_from_nothing() -> None:
+    history = observe(History(), snap(), {A}, 0.0)
+    history = observe(history, snap(A), {A}, 1.0)
+    assert history.absences == {}
+    assert observe(history, snap(), {A}, 2.0).absences == {A: Absence(2.0, 1)}
+
+
+def test_a_member_that_an_incomplete_answer_names_was_not_absent() -> None:
+    history = observe(History(), snap(), {A}, 0.0)
+    assert observe(history, snap(A, complete=False), {A}, 1.0).absences == {}
+
+
+def test_an_incomplete_answer_counts_nobody_as_absent() -> None:
+    history = observe(History(), snap(), {A}, 0.0)
+    later = observe(history, snap(complete=False), {A, B}, 1.0)
+    assert later.absences == history.absences
+
+
+def test_the_absence_of_a_member_that_is_gone_is_forgotten() -> None:
+    history = observe(History(), snap(), {A}, 0.0)
+    for snapshot in (snap(), snap(complete=False)):
+        assert observe(history, snapshot, set(), 1.0).absences == {}
+
+
+def test_an_incomplete_answer_holds_who_would_be_due() -> None:
+    history = History(absences={A: Absence(0.0, 99)})
+    proposed = plan(snap(complete=False), {A}, history, drain(), 1e6)
+    assert proposed.disconnect == ()
+    assert described(proposed, 1e6) == {A: "absent from an answer that is not complete"}
+
+
+def test_a_member_that_is_being_dropped_is_not_dropped_again() -> None:
+    history = History(absences={A: Absence(0.0, 99)})
+    assert plan(snap(), {A}, history, drain(), 1e6, busy={A}).disconnect == ()
+
+
+@pytest.mark.parametrize("missing", range(5))
+def test_beyond_the_panic_threshold_none_goes_and_that_is_said(missing: int) -> None:
+    members = {A, B, C, D}
+    gone = sorted(members)[:missing]
+    history = History(absences=dict.fromkeys(gone, Absence(0.0, 99)))
+    proposed = plan(snap(*members - set(gone)), members, history, drain(panic=0.5), 1e6)
+    if missing <= 2:
+        assert sorted(proposed.disconnect) == gone
+        assert proposed.warning == ""
+    else:
+        reason = f"panic threshold: {missing} of 4 members are missing"
+        assert proposed.disconnect == ()
+        assert proposed.warning.startswith(reason)
+        assert described(proposed, 1e6) == dict.fromkeys(gone, reason)
+
+
+def test_keep_does_not_panic() -> None:
+    history = observe(History(), snap(), {A, B}, 0.0)
+    assert plan(snap(), {A, B}, history, KEEP, 0.0).warning == ""
+
+
+def test_a_hold_that_is_over_never_says_less_than_nothing_is_left() -> None:
+    assert Hold("is busy", until=1.0, failures=1).describe(9.0) == (
+        "backing off for 0.0 s after 1 failures: is busy"
+    )

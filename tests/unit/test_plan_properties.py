@@ -1,0 +1,183 @@
+"""`plan()`: what holds whatever happens, and that every pool converges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gc_bootstrap.config import PoolOptions, ReconnectOptions, RemovalOptions
+from gc_bootstrap.peer import Outcome, Peer, Snapshot
+from gc_bootstrap.plan import Absence, History, Hold, Plan, attempted, observe, plan
+
+PEERS = tuple(Peer("10.0.0.1", port) for port in range(1, 8))
+
+peer = st.sampled_from(PEERS)
+peers = st.frozensets(peer, max_size=len(PEERS))
+moment = st.floats(0, 1e6)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    found = draw(peers)
+    return Snapshot(found, found & draw(peers), draw(st.booleans()))
+
+
+holds = st.builds(
+    Hold,
+    reason=st.just("is busy"),
+    until=moment | st.just(float("inf")),
+    failures=st.integers(0, 50),
+    same_as=st.none() | peer,
+)
+histories = st.builds(
+    History,
+    attempts=st.dictionaries(peer, holds),
+    absences=st.dictionaries(peer, st.builds(Absence, moment, st.integers(1, 9))),
+)
+options = st.builds(
+    PoolOptions,
+    reconnect=st.builds(
+        ReconnectOptions, st.floats(0.1, 5), st.floats(1, 3), st.floats(5, 500), st.floats(0, 1)
+    ),
+    removal=st.builds(
+        RemovalOptions,
+        st.sampled_from(["keep", "drain"]),
+        st.integers(1, 4),
+        st.floats(0, 30),
+        st.floats(0, 1),
+    ),
+)
+IGNORED = Outcome.ignored("is a printer")
+outcomes = st.one_of(
+    st.just(Outcome.DONE),
+    st.just(Outcome.refused("is busy")),
+    st.just(IGNORED),
+    st.builds(Outcome.refused, st.just("is the same agent"), same_as=peer),
+)
+
+
+@given(snapshots(), peers, histories, options, moment, peers)
+def test_whatever_is_so_a_plan_keeps_its_promises(
+    snapshot: Snapshot,
+    members: frozenset[Peer],
+    history: History,
+    policy: PoolOptions,
+    now: float,
+    busy: frozenset[Peer],
+) -> None:
+    proposed = plan(snapshot, members, history, policy, now, busy)
+    connect, disconnect = set(proposed.connect), set(proposed.disconnect)
+    assert len(connect) == len(proposed.connect), "connects somebody twice"
+    assert len(disconnect) == len(proposed.disconnect), "drops somebody twice"
+    assert connect <= snapshot.peers - members - snapshot.leaving - busy
+    assert disconnect <= members - busy
+    assert snapshot.leaving & members - busy <= disconnect
+    absent = disconnect - snapshot.leaving
+    assert not absent & snapshot.peers, "drops somebody that discovery names"
+    if policy.removal.policy == "keep" or not snapshot.complete:
+        assert not absent
+    if proposed.warning:
+        assert not absent
+    assert not connect & proposed.held.keys()
+    assert snapshot.peers - members - busy == connect | (proposed.held.keys() - members)
+    assert all(hold.describe(now) for hold in proposed.held.values())
+
+
+@given(snapshots(), peers, histories, options, moment)
+def test_planning_from_the_same_truth_gives_the_same_plan(
+    snapshot: Snapshot, members: frozenset[Peer], history: History, policy: PoolOptions, now: float
+) -> None:
+    first = plan(snapshot, members, history, policy, now)
+    again = plan(snapshot, members, history, policy, now)
+    assert set(first.connect) == set(again.connect)
+    assert set(first.disconnect) == set(again.disconnect)
+    assert first.held == again.held
+
+
+@given(snapshots(), peers, histories, moment)
+def test_observing_remembers_nothing_that_cannot_matter(
+    snapshot: Snapshot, members: frozenset[Peer], history: History, now: float
+) -> None:
+    seen = observe(history, snapshot, members, now)
+    assert seen.attempts.items() <= history.attempts.items()
+    assert seen.absences.keys() <= members - snapshot.peers
+    if snapshot.complete:
+        assert seen.attempts.keys() <= snapshot.peers
+        assert seen.absences.keys() == members - snapshot.peers
+
+
+@dataclass
+class World:
+    """Peers, a discovery and a clock; what a pool does, without a pool."""
+
+    policy: PoolOptions
+    now: float = 0.0
+    members: set[Peer] = field(default_factory=set)
+    history: History = field(default_factory=History)
+
+    def refresh(self, snapshot: Snapshot, answers: dict[Peer, Outcome], random: float) -> Plan:
+        self.history = observe(self.history, snapshot, self.members, self.now)
+        proposed = plan(snapshot, self.members, self.history, self.policy, self.now)
+        for who in proposed.connect:
+            outcome = answers.get(who, Outcome.DONE)
+            if outcome:
+                self.members.add(who)
+            reconnect = self.policy.reconnect
+            self.history = attempted(self.history, who, outcome, reconnect, self.now, random)
+        self.members -= set(proposed.disconnect)
+        return proposed
+
+
+steps = st.tuples(
+    st.floats(0.01, 200),  # seconds until the refresh
+    snapshots(),
+    st.dictionaries(peer, outcomes),
+    peers,  # members that are lost
+    st.floats(0, 1, exclude_max=True),
+)
+
+
+@settings(max_examples=200)
+@given(options, st.lists(steps, max_size=10), peers, st.floats(1, 30))
+def test_once_peers_answer_and_discovery_is_stable_members_are_the_peers(
+    policy: PoolOptions,
+    past: list[tuple[float, Snapshot, dict[Peer, Outcome], frozenset[Peer], float]],
+    stable: frozenset[Peer],
+    interval: float,
+) -> None:
+    world = World(policy)
+    for seconds, snapshot, answers, lost, random in past:
+        world.now += seconds
+        world.members -= lost
+        world.refresh(snapshot, answers, random)
+
+    longest = (1 + policy.reconnect.jitter) * policy.reconnect.max
+    wait = max(longest, policy.removal.grace) / 3
+    for _ in range(4):  # long enough for the longest backoff, in jumps
+        world.refresh(Snapshot(stable), {}, 0.5)
+        world.now += wait
+        world.refresh(Snapshot(stable), {}, 0.5)
+        world.now += interval
+
+    attempts = world.history.attempts
+    ignored = {who for who, hold in attempts.items() if hold.reason == IGNORED.reason}
+    names = {who for who, hold in attempts.items() if hold.same_as in world.members}
+    expected = stable - ignored - names
+    assert world.members & stable == expected
+    absent = world.members - stable
+    if policy.removal.policy == "drain" and absent:
+        assert len(absent) > policy.removal.panic_threshold * len(world.members)
+
+
+@given(peers, st.lists(peers, min_size=1, max_size=6), options)
+def test_keep_never_drops_and_so_only_grows(
+    known: frozenset[Peer], answers: list[frozenset[Peer]], policy: PoolOptions
+) -> None:
+    world = World(replace(policy, removal=RemovalOptions("keep")), members=set(known))
+    for found in answers:
+        before = frozenset(world.members)
+        world.refresh(Snapshot(found), {}, 0.5)
+        assert world.members == before | found
+        world.now += 1000
