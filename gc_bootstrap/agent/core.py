@@ -53,6 +53,7 @@ class Agent:
 
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
+        self.versions = wire.versions()
         self.attaches = 0
         self.failures = 0
         self._warm = False
@@ -112,7 +113,7 @@ class Agent:
             self._check_ready()
             lease = self._lease
         if lease is None:
-            if differ := wire.mismatch(wire.versions(), request.versions):
+            if differ := wire.mismatch(self.versions, request.versions):
                 raise WireError(409, f"incompatible versions: {differ}")
             lease = self._take(request)
         elif lease.request.scheduler_id != request.scheduler_id:
@@ -131,7 +132,7 @@ class Agent:
             held.peer,
             held.pool,
             tuple(lease.group.addresses),
-            wire.versions(),
+            self.versions,
         )
 
     async def detach(self, request: DetachRequest) -> None:
@@ -164,7 +165,7 @@ class Agent:
             "nworkers": len(self.options.workers),
             "nthreads": self.options.nthreads,
             "memory_limit": str(self.options.workers[0].get("memory_limit")),
-            "versions": wire.versions(),
+            "versions": self.versions,
         }
 
     async def drain(self, timeout: float) -> None:

@@ -117,8 +117,8 @@ class DaskDist(Dist):
         assert self._watcher is not None, "start() comes first"
         with self._watcher.expecting(peer) as registered:
             answer = await self._ask(peer, wire.ATTACH, request, owner.options.connect.timeout)
-            if refusal := _refusal(answer):
-                return refusal
+            if answer.status != 200:
+                return _refusal(answer)
             reply = _reply(answer)
             if reply.scheduler_id != self._scheduler.id:
                 raise DistError(f"says that it is held by scheduler {reply.scheduler_id}")
@@ -153,7 +153,7 @@ class DaskDist(Dist):
                 )
         request = wire.DetachRequest(self._scheduler.id)
         answer = await self._ask(peer, wire.DETACH, request, self.owner.options.drain.timeout)
-        return _refusal(answer) or Outcome.DONE
+        return Outcome.DONE if answer.status == 200 else _refusal(answer)
 
     def _workers(self, peer: Peer) -> list[str]:
         """The addresses of the workers that ``peer`` runs for this pool."""
@@ -238,10 +238,8 @@ def _tag(ws: WorkerState) -> tuple[Peer, str] | None:
         return None  # somebody else's use of the key
 
 
-def _refusal(answer: Answer) -> Outcome | None:
+def _refusal(answer: Answer) -> Outcome:
     """An answer that is not a success, as an outcome or an error."""
-    if answer.status == 200:
-        return None
     if answer.status in (409, 503):
         return Outcome.refused(answer.error)
     raise DistError(answer.error)

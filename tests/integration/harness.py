@@ -1,0 +1,239 @@
+"""Real agents and schedulers, in this process or as processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from distributed import Scheduler
+from distributed.core import rpc
+
+from gc_bootstrap import wire
+from gc_bootstrap.agent.listen import Listen
+from gc_bootstrap.agent.options import WorkerOptions, click_parameters, worker_options
+from gc_bootstrap.agent.run import AgentOptions, AgentServer
+from gc_bootstrap.cli.processes import ProcessGroup
+from gc_bootstrap.cookie import Cookie
+from gc_bootstrap.peer import Peer
+from gc_bootstrap.plugin import STATUS_HANDLER
+
+DEADLINE = 45.0
+COOKIE = Cookie("correct horse battery staple", "the test")
+
+
+async def until(
+    condition: Callable[[], Any | Awaitable[Any]], what: str, deadline: float = DEADLINE
+) -> Any:
+    """Wait until a condition is true, and return what it returned."""
+    began = time.monotonic()
+    while True:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() - began < deadline, f"waited {deadline:g} s in vain until {what}"
+        await asyncio.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def options_of(*arguments: str) -> WorkerOptions:
+    """What `dask pool agent ARGUMENTS` would run."""
+    import click
+
+    command = click.Command("agent", params=click_parameters())
+    given = ["--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *arguments]
+    return worker_options(command.make_context("agent", given).params)
+
+
+@asynccontextmanager
+async def agent_here(
+    *arguments: str,
+    cookie: Cookie | None = None,
+    listen: str = "127.0.0.1:0",
+    insecure: bool = False,
+    warm: Callable[[], Awaitable[None]] | None = None,
+) -> AsyncIterator[AgentServer]:
+    """An agent in this process; its worker runs in this process, too."""
+    options = AgentOptions(
+        workers=options_of("--no-nanny", *arguments),
+        listen=Listen.parse(listen),
+        cookie=cookie,
+        insecure=insecure,
+    )
+    async with AgentServer(options, warm) as server:
+        yield server
+
+
+@asynccontextmanager
+async def scheduler_here(**keywords: Any) -> AsyncIterator[Scheduler]:
+    """A scheduler in this process."""
+    keywords = {"host": "127.0.0.1", "port": 0, "dashboard_address": ":0", **keywords}
+    async with Scheduler(**keywords) as scheduler:
+        yield scheduler
+
+
+async def request(
+    peer: Peer | str,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    cookie: Cookie | None = None,
+    headers: Mapping[str, str] | None = None,
+    tls: Any = None,
+) -> tuple[int, Any]:
+    """One request to an agent, as anybody with an HTTP client sends it."""
+    sent = dict(headers or {})
+    if cookie is not None:
+        sent["Authorization"] = wire.sign(cookie, method, path, body, time.time())
+    scheme = "http" if tls is None else "https"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(
+            method, f"{scheme}://{peer}{path}", data=body, headers=sent, ssl=tls or True
+        ) as response,
+    ):
+        text = await response.read()
+        is_json = response.content_type == "application/json"
+        return response.status, json.loads(text) if is_json and text else text.decode()
+
+
+class Processes:
+    """Agents and schedulers as processes, all of them ended with the context."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stack = AsyncExitStack()
+        self._count = 0
+
+    async def __aenter__(self) -> Processes:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def start(
+        self, *arguments: str, environ: Mapping[str, str] | None = None
+    ) -> ProcessGroup:
+        """Start `dask ARGUMENTS`."""
+        self._count += 1
+        log = self.folder / f"{arguments[-1].replace('/', '_')[-20:]}-{self._count}.log"
+        group = ProcessGroup(arguments, log, {**os.environ, **(environ or {})})
+        self._stack.push_async_callback(group.stop)
+        await group.start()
+        return group
+
+    async def agents(
+        self, count: int, *arguments: str, environ: Mapping[str, str] | None = None
+    ) -> dict[Peer, ProcessGroup]:
+        """Start agents on free ports, and wait until they are warm."""
+        found: dict[Peer, ProcessGroup] = {}
+        for _ in range(count):
+            peer = Peer("127.0.0.1", free_port())
+            given = ["--listen", str(peer), "--nthreads", "1", "--host", "127.0.0.1"]
+            found[peer] = await self.start("pool", "agent", *given, *arguments, environ=environ)
+        for peer, group in found.items():
+            await until(lambda g=group: "is ready" in g.tail(200) or g.ended, f"{peer} is ready")
+            assert not group.ended, group.tail()
+        return found
+
+    async def scheduler(
+        self,
+        discovery: str | Iterable[Peer],
+        *arguments: str,
+        port: int = 0,
+        environ: Mapping[str, str] | None = None,
+    ) -> SchedulerProcess:
+        """Start a scheduler with the preload, and wait until it is up."""
+        if not isinstance(discovery, str):
+            discovery = "static:" + ",".join(map(str, discovery))
+        self._count += 1
+        file = self.folder / f"scheduler-{self._count}.json"
+        group = await self.start(
+            *f"scheduler --host 127.0.0.1 --port {port} --dashboard-address :0".split(),
+            *f"--scheduler-file {file} --preload gc_bootstrap.preload".split(),
+            *("--discovery", discovery, "--refresh-interval", "1s", *arguments),
+            environ=environ,
+        )
+        return SchedulerProcess(group, await until(lambda: _address(file), "the scheduler is up"))
+
+
+def _address(file: Path) -> str | None:
+    try:
+        return str(json.loads(file.read_text())["address"])
+    except (OSError, ValueError):
+        return None
+
+
+class SchedulerProcess:
+    """A scheduler as a process, and what its pools say."""
+
+    def __init__(self, group: ProcessGroup, address: str) -> None:
+        self.group = group
+        self.address = address
+
+    async def status(self) -> dict[str, Any]:
+        """Of the only pool."""
+        async with rpc(self.address) as scheduler:
+            status = await getattr(scheduler, STATUS_HANDLER)()
+        (pool,) = status["pools"]
+        return {**pool, "id": status["scheduler"]["id"]}
+
+    async def workers(self) -> dict[str, list[str]]:
+        """Workers by member."""
+        workers: dict[str, list[str]] = (await self.status())["workers"]
+        return workers
+
+    async def formed(self, peers: Iterable[Peer], workers: int = 1) -> dict[str, list[str]]:
+        """Wait until exactly these are members, each with so many workers."""
+        wanted = set(map(str, peers))
+
+        async def check() -> dict[str, list[str]] | None:
+            found = await self.workers()
+            good = found.keys() == wanted and all(len(w) == workers for w in found.values())
+            return found if good else None
+
+        found: dict[str, list[str]] = await until(check, f"{sorted(wanted)} are members")
+        return found
+
+
+async def run_cli(
+    *arguments: str, environ: Mapping[str, str] | None = None, deadline: float = DEADLINE
+) -> tuple[int, str, str]:
+    """Run `dask ARGUMENTS` to its end: exit code, stdout, stderr."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "dask",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **(environ or {})},
+    )
+    try:
+        async with asyncio.timeout(deadline):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()

@@ -1,0 +1,207 @@
+"""Whatever listens where an agent should be: one clear reason, and nobody else is delayed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from gc_bootstrap.config import ConnectOptions, PoolOptions
+from gc_bootstrap.dist import Owner
+from gc_bootstrap.dist.dask import DaskDist
+from gc_bootstrap.errors import DistError
+from gc_bootstrap.peer import Peer
+from gc_bootstrap.pool import Pool
+from gc_bootstrap.testing import ManualDiscovery
+from tests.integration.harness import agent_here, free_port, scheduler_here, until
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listener(talk: Talk) -> AsyncIterator[Peer]:
+    """Somebody who listens, and talks as the test says."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield Peer("127.0.0.1", server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()
+
+
+async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def _hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+
+
+async def _garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"\x00\xff\x13 SSH-2.0-OpenSSH_9.9\r\n" * 3)
+    await writer.drain()
+    await reader.read()
+
+
+def _answers(head: bytes, body: bytes, times: int = 1) -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"\r\n\r\n")
+        for _ in range(times):
+            writer.write(body)
+            await writer.drain()
+
+    return talk
+
+
+_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json"
+_MEGABYTE = b" " * 2**20
+
+BAD = {
+    "garbage": (_garbage, "is no gc_bootstrap agent"),
+    "hangs up": (_hangs_up, "closed the connection without an HTTP answer"),
+    "10 MB": (_answers(_OK, _MEGABYTE, 10), "answers with more than 65536 bytes"),
+    "claims 1 TB": (
+        _answers(_OK + b"\r\nContent-Length: 1099511627776", b"{}"),
+        "is no gc_bootstrap agent|broke the connection off",
+    ),
+    "a lying length": (
+        _answers(_OK + b"\r\nContent-Length: -5", b"{}"),
+        "is no gc_bootstrap agent",
+    ),
+    "10 MB of headers": (
+        _answers(b"HTTP/1.1 200 OK", b"X: y\r\n" * 2**17, 10),
+        "is no gc_bootstrap",
+    ),
+    "no JSON": (_answers(_OK, b"<html>hello</html>"), "is no gc_bootstrap agent"),
+    "other JSON": (_answers(_OK, b'{"workers": 5}'), "is no gc_bootstrap agent"),
+    "deep JSON": (_answers(_OK, b"[" * 60000), "is no gc_bootstrap agent"),
+    "not UTF-8": (_answers(_OK, b"\xff\xfe\x00"), "is no gc_bootstrap agent"),
+    "an error page": (
+        _answers(b"HTTP/1.1 500 Oops\r\nContent-Type: text/html", b"<h1>Oops</h1>"),
+        "is no gc_bootstrap agent: it answers HTTP 500",
+    ),
+    "a redirect": (
+        _answers(b"HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/v1/attach", b""),
+        "is no gc_bootstrap agent: it answers HTTP 307",
+    ),
+    "an error with line breaks": (
+        _answers(b"HTTP/1.1 409 Held\r\nContent-Type: application/json", b'{"error": "a\\nb"}'),
+        "a b",
+    ),
+}
+
+
+@pytest.fixture
+async def dist() -> AsyncIterator[DaskDist]:
+    async with scheduler_here() as scheduler:
+        dist = DaskDist.for_scheduler(
+            Owner(scheduler, options=PoolOptions(connect=ConnectOptions(timeout=2.0)))
+        )
+        await dist.start()
+        yield dist
+        await dist.close()
+
+
+async def _reason(dist: DaskDist, peer: Peer) -> str:
+    try:
+        outcome = await dist.connect(peer)
+    except DistError as exc:
+        return str(exc)
+    assert outcome.kind == "refused"
+    return outcome.reason
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_a_peer_that_is_no_agent_is_said_to_be_none(dist: DaskDist, name: str) -> None:
+    talk, expected = BAD[name]
+    async with listener(talk) as peer:
+        reason = await _reason(dist, peer)
+        assert any(part in reason for part in expected.split("|")), reason
+        assert "\n" not in reason
+        assert len(reason) < 600
+    assert await dist.members() == frozenset()
+
+
+async def test_a_port_where_nobody_listens_is_not_reachable(dist: DaskDist) -> None:
+    reason = await _reason(dist, Peer("127.0.0.1", free_port()))
+    assert reason == "is not reachable: Connection refused"
+
+
+async def test_a_name_that_does_not_resolve_is_not_reachable(dist: DaskDist) -> None:
+    reason = await _reason(dist, Peer("no-such-host.invalid"))
+    assert reason.startswith("is not reachable: ")
+
+
+async def test_a_port_that_accepts_and_says_nothing_is_given_up(dist: DaskDist) -> None:
+    async with listener(_silent) as peer:
+        assert await _reason(dist, peer) == "is connected, but gave no answer within 2 s"
+
+
+async def test_another_http_server_is_no_agent(dist: DaskDist) -> None:
+    application = web.Application()
+    runner = web.AppRunner(application)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        peer = Peer("127.0.0.1", runner.addresses[0][1])
+        assert await _reason(dist, peer) == "is no gc_bootstrap agent: it answers HTTP 404"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_dask_port_is_no_agent_and_survives_being_asked(dist: DaskDist) -> None:
+    async with scheduler_here() as other:
+        peer = Peer.parse(other.address.removeprefix("tcp://"))
+        assert "is no gc_bootstrap agent" in await _reason(dist, peer)
+        assert other.status.name == "running"
+
+
+async def test_bad_peers_are_logged_once_each_and_delay_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = PoolOptions(refresh_interval=0.2, connect=ConnectOptions(timeout=20.0))
+    async with (
+        scheduler_here() as scheduler,
+        listener(_silent) as silent,
+        listener(_garbage) as garbage,
+        agent_here() as first,
+        agent_here() as second,
+    ):
+        dead = Peer("127.0.0.1", free_port())
+        discovery = ManualDiscovery([silent, garbage, dead, first.peer, second.peer])
+        dist = DaskDist.for_scheduler(Owner(scheduler, options=options))
+        with caplog.at_level(logging.INFO, "gc_bootstrap"):
+            async with Pool(discovery, dist, options=options) as pool:
+                await until(lambda: len(scheduler.workers) == 2, "both agents are attached")
+                status = await pool.status()
+                assert set(status.members) == {first.peer, second.peer}
+                assert silent in status.connecting
+                assert "is no gc_bootstrap agent" in status.held[garbage]
+                await until(
+                    lambda: pool._history.attempts[dead].failures >= 2,
+                    "the dead one is tried again",
+                )
+        for peer in (garbage, dead):
+            lines = [r for r in caplog.records if str(peer) in r.message]
+            assert [r.levelname for r in lines] == ["WARNING"], lines
