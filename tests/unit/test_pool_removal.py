@@ -1,0 +1,105 @@
+"""What a pool lets go, and when: leaving, drained, or kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gc_bootstrap.config import DrainOptions, RemovalOptions
+from gc_bootstrap.errors import DiscoveryError
+from gc_bootstrap.peer import Outcome, Peer, Snapshot
+from gc_bootstrap.pool import Pool
+from gc_bootstrap.testing import FakeDist, ManualDiscovery
+from tests.unit.helpers import HANGS, QUICK, RARELY, eventually, opened, refreshed
+
+A, B, C, D = (Peer("10.0.0.1", port) for port in (1, 2, 3, 4))
+
+
+async def test_keep_keeps_a_member_that_left_discovery_and_forgets_it_once_lost() -> None:
+    discovery, dist = ManualDiscovery([A, B]), FakeDist()
+    async with Pool(discovery, dist, options=QUICK) as pool:
+        await eventually(lambda: dist.connected == {A, B})
+        discovery.set([B])
+        await eventually(refreshed(pool, 4))
+        assert dist.connected == {A, B}
+        dist.lose(A)
+        await eventually(refreshed(pool, 4))
+        assert dist.connected == {B}
+        assert ("disconnect", A) not in dist.calls
+
+
+async def test_a_leaving_member_is_dropped_and_stays_away() -> None:
+    discovery, dist = ManualDiscovery([A, B]), FakeDist()
+    async with Pool(discovery, dist, options=QUICK) as pool:
+        await eventually(lambda: dist.connected == {A, B})
+        discovery.set(Snapshot(frozenset({A, B}), leaving=frozenset({A})))
+        await eventually(lambda: dist.connected == {B})
+        await eventually(refreshed(pool))
+        assert (await pool.status()).held == {A: "is leaving"}
+        assert dist.connected == {B}
+
+
+async def test_drain_drops_after_as_many_absences_as_configured() -> None:
+    removal = RemovalOptions("drain", after=3, grace=0.0, panic_threshold=1.0)
+    discovery, dist = ManualDiscovery([A, B]), FakeDist()
+    async with opened(discovery, dist, replace(RARELY, removal=removal)) as pool:
+        await pool.run_once()
+        discovery.set([B])
+        for absences in (1, 2):
+            await pool.run_once()
+            assert (await pool.status()).held == {A: f"absent {absences} of 3 times"}
+        await pool.run_once()
+        assert dist.connected == {B}
+
+
+async def test_errors_of_the_discovery_never_count_as_absence() -> None:
+    removal = RemovalOptions("drain", after=1, grace=0.0, panic_threshold=1.0)
+    discovery, dist = ManualDiscovery([A]), FakeDist()
+    async with opened(discovery, dist, replace(RARELY, removal=removal)) as pool:
+        await pool.run_once()
+        discovery.set(DiscoveryError("the name server is not there"))
+        for _ in range(5):
+            await pool.run_once()
+        assert dist.connected == {A}
+
+
+async def test_beyond_the_panic_threshold_the_pool_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    removal = RemovalOptions("drain", after=1, grace=0.0)
+    discovery, dist = ManualDiscovery([A, B, C, D]), FakeDist()
+    async with opened(discovery, dist, replace(RARELY, removal=removal)) as pool:
+        await pool.run_once()
+        discovery.set([A])
+        await pool.run_once()
+        await pool.run_once()
+        assert dist.connected == {A, B, C, D}
+        assert caplog.text.count("panic threshold: 3 of 4 members are missing") == 1
+        assert "panic threshold" in str((await pool.status()).warning)
+
+
+async def test_a_drop_that_hangs_ends_at_its_deadline(caplog: pytest.LogCaptureFixture) -> None:
+    dist = FakeDist()
+    discovery = ManualDiscovery([A])
+    options = replace(RARELY, drain=DrainOptions(timeout=0.01))
+    async with opened(discovery, dist, options) as pool:
+        await pool.run_once()
+        dist.behaviour = {A: HANGS}
+        discovery.set(Snapshot(frozenset({A}), leaving=frozenset({A})))
+        await pool.run_once()
+        assert dist.connected == {A}
+    assert "10.0.0.1:1 not dropped: no outcome within 0.01 s" in caplog.text
+
+
+async def test_a_refused_drop_is_tried_again() -> None:
+    discovery, dist = ManualDiscovery([A]), FakeDist()
+    async with opened(discovery, dist) as pool:
+        await pool.run_once()
+        dist.behaviour = {A: Outcome.refused("holds the only copy")}
+        discovery.set(Snapshot(frozenset({A}), leaving=frozenset({A})))
+        await pool.run_once()
+        assert dist.connected == {A}
+        dist.behaviour = {}
+        await pool.run_once()
+        assert dist.connected == set()
