@@ -12,6 +12,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from gc_bootstrap import backends, config
 from gc_bootstrap.config import DEFAULT_POOL, NAMESPACE, PoolOptions
 from gc_bootstrap.errors import ConfigError, one_line
+from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.wire import EXTRA
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class BootstrapPlugin(SchedulerPlugin):
         """
         if self._scheduler is not None:
             return
+        log_like_distributed()
         if not self._prepared:
             # Importing a backend takes time that the event loop does not have.
             await asyncio.to_thread(self.prepare, scheduler)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gc_bootstrap.cli.common import log_like_distributed
 from gc_bootstrap.errors import ConfigError
+from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.plugin import BootstrapPlugin
 
 if TYPE_CHECKING:

@@ -88,7 +88,7 @@ class Registrar:
         self._fd: int | None = None
 
     def register(self, registration: Registration) -> None:
-        """Write the registration, locked before anybody can see it.
+        """Write the registration, locked before anybody can see it; sweep those of the dead.
 
         Raises
         ------
@@ -108,6 +108,7 @@ class Registrar:
         os.write(fd, json.dumps(content).encode())
         self._path = self.folder / f"{registration.pid}-{peer.port}-{os.path.basename(draft)[1:]}"
         os.rename(draft, self._path)
+        read(self.folder)
 
     def close(self) -> None:
         """Take the registration back."""

@@ -236,7 +236,10 @@ class Agent:
             reason = f"no worker has registered within {START_TIMEOUT:g} s"
             raise WireError(500, f"a worker does not start: {reason}") from None
         except Exception as exc:
-            raise WireError(500, f"a worker does not start: {one_line(exc)}") from exc
+            cause: BaseException = exc
+            while cause.__cause__ is not None:  # Dask wraps it: "Nanny failed to start."
+                cause = cause.__cause__
+            raise WireError(500, f"a worker does not start: {one_line(cause)}") from exc
 
     async def _end(self, lease: Lease) -> None:
         lease.group.ending.set()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from distributed import Nanny, Worker
 from distributed.core import Status, rpc
@@ -37,6 +37,20 @@ class _Nanny(Nanny):
     def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
         super().close_gracefully(reason)
         self.ending.set()
+
+    async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
+        process = self.process
+        if process is not None and process.status == Status.starting and process.running.is_set():
+            # A start that was cut short by a timeout. WorkerProcess.kill of distributed 2026.8
+            # asserts that this cannot be, and the process would be lost to everybody.
+            process.status = Status.failed
+        await super().kill(timeout=timeout, reason=reason)
+
+    async def close(
+        self, timeout: float | None = None, reason: str = "nanny-close"
+    ) -> Literal["OK"]:
+        # A nanny whose worker does not start would close itself with the whole death timeout.
+        return await super().close(timeout=CLOSE_TIMEOUT, reason=reason)
 
 
 class WorkerGroup:
@@ -187,6 +201,6 @@ async def _close(server: Nanny | Worker) -> None:
     if server.status in (Status.closed, Status.failed) and not isinstance(server, Nanny):
         return
     if isinstance(server, Nanny):
-        await server.close(timeout=CLOSE_TIMEOUT, reason="gc_bootstrap-agent")
+        await server.close(reason="gc_bootstrap-agent")
     else:
         await server.close(timeout=CLOSE_TIMEOUT, executor_wait=False, reason="gc_bootstrap-agent")

@@ -22,8 +22,9 @@ from gc_bootstrap.agent import warm
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import click_parameters, worker_options
 from gc_bootstrap.agent.run import AgentOptions, run
-from gc_bootstrap.cli.common import errors_as_lines, log_like_distributed
+from gc_bootstrap.cli.common import errors_as_lines
 from gc_bootstrap.errors import ConfigError, one_line
+from gc_bootstrap.logs import log_like_distributed
 
 
 class _AgentCommand(click.Command):

@@ -1,8 +1,7 @@
-"""What the commands share: errors as one line on stderr, and logs that look like Dask's."""
+"""What the commands share: errors as lines on stderr."""
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,20 +26,3 @@ def errors_as_lines(exit_code: int = 1) -> Iterator[None]:
     except GcBootstrapError as exc:
         click.echo(f"Error: {one_line(exc)}", err=True)
         sys.exit(exit_code)
-
-
-def log_like_distributed() -> None:
-    """Let ``gc_bootstrap``'s log lines go where ``distributed``'s go.
-
-    Dask configures only the loggers that its configuration names. A configuration that names
-    ``gc_bootstrap`` (``logging: {gc_bootstrap: debug}``) is left alone.
-    """
-    import distributed  # noqa: F401 - configures logging on import
-
-    ours, theirs = logging.getLogger("gc_bootstrap"), logging.getLogger("distributed")
-    if ours.handlers or ours.level != logging.NOTSET:
-        return
-    ours.setLevel(theirs.level)
-    ours.propagate = theirs.propagate
-    for handler in theirs.handlers:
-        ours.addHandler(handler)

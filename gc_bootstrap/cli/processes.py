@@ -56,7 +56,17 @@ class ProcessGroup:
     @property
     def ended(self) -> bool:
         """Whether the command itself has ended, asked or not."""
-        return self._process is not None and self._process.returncode is not None
+        return self.returncode is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the command, and id of its group."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, once it has ended."""
+        return self._process.returncode if self._process is not None else None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the command itself."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +48,15 @@ async def until(
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that the system gives to nobody by itself.
+
+    Below Linux' ephemeral ports (32768 and up): one of those may be somebody's a moment later.
+    """
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def options_of(*arguments: str) -> WorkerOptions:
@@ -150,7 +156,7 @@ class Processes:
             given = ["--listen", str(peer), "--nthreads", "1", "--host", "127.0.0.1"]
             found[peer] = await self.start("pool", "agent", *given, *arguments, environ=environ)
         for peer, group in found.items():
-            await until(lambda g=group: "is ready" in g.tail(200) or g.ended, f"{peer} is ready")
+            await until(partial(_is_ready, group), f"{peer} is ready")
             assert not group.ended, group.tail()
         return found
 
@@ -173,6 +179,10 @@ class Processes:
             environ=environ,
         )
         return SchedulerProcess(group, await until(lambda: _address(file), "the scheduler is up"))
+
+
+def _is_ready(group: ProcessGroup) -> bool:
+    return group.ended or "is ready" in group.tail(200)
 
 
 def _address(file: Path) -> str | None:
