@@ -207,9 +207,9 @@ def test_the_versions_of_one_environment_match() -> None:
             "Python 3.11 here and 3.12 at the scheduler",
         ),
         (
-            {"python": "3.1.7", "distributed": "8.0"},
-            {"python": "3.11.7", "distributed": "8.1"},
-            "Python 3.1 here and 3.11 at the scheduler; distributed 8.0 here and 8.1 at the scheduler",
+            {"python": "3.1.7", "distributed": "8"},
+            {"python": "3.11.7", "distributed": "9"},
+            "Python 3.1 here and 3.11 at the scheduler; distributed 8 here and 9 at the scheduler",
         ),
         ({}, {"python": "3.12.7", "distributed": "1"}, None),
         ({"python": "3.11.7"}, {}, None),
