@@ -107,19 +107,26 @@ def _find(kind: Kind, value: str, key: str) -> tuple[Any, str]:
     rest = text + query_mark + query
     if name in known:
         return _import(known[name].value, f"{key}: {value!r}"), rest
+    why = ""
     if _MODULE_ATTR.match(front):
-        return _import(front, f"{key}: {value!r}"), query_mark + query
+        try:
+            return _import(front, f"{key}: {value!r}"), query_mark + query
+        except ModuleNotFoundError as exc:
+            why = f" ({exc})"
     raise ConfigError(
         f"{key}: {value!r} is not a known {kind}; there are: {', '.join(sorted(known))},"
-        " or package.module:Class"
+        f" or package.module:Class{why}"
     )
 
 
 def _import(path: str, where: str) -> Any:
+    """Import what ``module:attribute`` names; ModuleNotFoundError where there is no such module."""
     module_name, _, attributes = path.partition(":")
     try:
         target: Any = importlib.import_module(module_name)
     except Exception as exc:
+        if isinstance(exc, ModuleNotFoundError) and module_name.startswith(exc.name or "\0"):
+            raise
         # Whatever a third party's module raises on import is this configuration's problem.
         raise ConfigError(f"{where}: cannot import {module_name}: {one_line(exc)}") from exc
     for attribute in attributes.split("."):

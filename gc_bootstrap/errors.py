@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterable
 
 
@@ -54,3 +56,11 @@ def one_line(exc: BaseException) -> str:
     if exc.__cause__ is not None:
         line = f"{line} ({one_line(exc.__cause__)})"
     return line
+
+
+def os_reason(exc: OSError) -> str:
+    """The system's word for an error, without what libraries wrap around it."""
+    inner = exc.__cause__ if exc.errno is None and isinstance(exc.__cause__, OSError) else exc
+    if inner.errno is not None and not isinstance(inner, socket.gaierror):
+        return os.strerror(inner.errno)
+    return inner.strerror or one_line(inner)

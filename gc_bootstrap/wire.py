@@ -123,9 +123,10 @@ def _object(value: Any, known: frozenset[str], required: frozenset[str]) -> Mapp
 def _text(value: Mapping[str, Any], name: str, longest: int = 512) -> str:
     text = value[name]
     # Printable: these end up in log lines, which must stay lines.
-    if not isinstance(text, str) or not 0 < len(text) <= longest or not text.isprintable():
-        raise WireError(422, f"field {name!r} is not a printable text of 1 to {longest} characters")
-    return text
+    good = isinstance(text, str) and 0 < len(text) <= longest
+    if not good or not text.isascii() or not text.isprintable():
+        raise WireError(422, f"field {name!r} is not 1 to {longest} printable ASCII characters")
+    return str(text)
 
 
 def parse_attach(body: bytes) -> AttachRequest:

@@ -14,7 +14,7 @@ from distributed.security import Security
 from gc_bootstrap import wire
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.workers import WorkerGroup
-from gc_bootstrap.errors import one_line
+from gc_bootstrap.errors import one_line, os_reason
 from gc_bootstrap.wire import AttachReply, AttachRequest, DetachRequest, WireError
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,10 @@ STATES: tuple[State, ...] = ("warming", "idle", "attaching", "attached", "draini
 
 START_TIMEOUT = 30.0
 """Seconds for the workers of one attach to start and register."""
+QUICK_DIAL_TIMEOUT = 0.5
 DIAL_TIMEOUT = 5.0
-"""Seconds for a first connection to the scheduler's address, before any worker is started."""
+"""Seconds for a first connection to the scheduler's address, before any worker is started: a quick
+one, and a patient one if that fails."""
 RELEASE_TIMEOUT = 5.0
 """Seconds that an attach waits for the workers of the last scheduler to be gone."""
 
@@ -268,18 +270,34 @@ async def _check_reachable(scheduler: str, security: Security | None) -> None:
     """
     try:
         scheme, location = parse_address(scheduler, strict=True)
-        if scheme in ("tcp", "tls"):
-            parse_host_port(location)
+        host, port = parse_host_port(location) if scheme in ("tcp", "tls") else (None, 1)
+        if not 0 < port < 65536:
+            raise ValueError("no such port")
     except ValueError:
         raise WireError(422, f"{scheduler!r} is not a scheduler's address") from None
     arguments = (security or Security()).get_connection_args("worker")
     try:
-        comm = await connect(scheduler, timeout=DIAL_TIMEOUT, **arguments)
+        try:
+            comm = await connect(scheduler, timeout=QUICK_DIAL_TIMEOUT, **arguments)
+        except OSError:
+            # Dask tries again until its timeout and then says no more than that. A plain
+            # connection says at once what is wrong; where it works, the scheduler is just slow.
+            if host is not None:
+                await _dial(host, port)
+            comm = await connect(scheduler, timeout=DIAL_TIMEOUT, **arguments)
     except (OSError, ValueError, RuntimeError) as exc:
         # OSError: nobody, or somebody else, answers there. The others: the scheduler wants TLS
         # and this agent has no certificate, or the protocol is not installed here.
-        cause = exc.__cause__ or exc
-        raise WireError(
-            502, f"cannot reach the scheduler at {scheduler}: {one_line(cause)}"
-        ) from exc
+        reason = os_reason(exc) if isinstance(exc, OSError) else one_line(exc)
+        raise WireError(502, f"cannot reach the scheduler at {scheduler}: {reason}") from exc
     await comm.close()
+
+
+async def _dial(host: str, port: int) -> None:
+    """Connect and hang up; OSError where that does not work."""
+    try:
+        async with asyncio.timeout(DIAL_TIMEOUT):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
+    writer.close()

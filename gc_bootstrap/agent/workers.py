@@ -46,7 +46,7 @@ class _Nanny(Nanny):
             process.status = Status.failed
         await super().kill(timeout=timeout, reason=reason)
 
-    async def close(
+    async def close(  # type: ignore[override]  # as Nanny.close does
         self, timeout: float | None = None, reason: str = "nanny-close"
     ) -> Literal["OK"]:
         # A nanny whose worker does not start would close itself with the whole death timeout.

@@ -101,7 +101,7 @@ class _Demo:
         self._say("[red]Killed the scheduler[/red] (SIGKILL); the agents live on")
         _, address = await self._start_scheduler(folder, environ, 2)
         began = time.monotonic()
-        async with Client(address, asynchronous=True) as client:
+        async with _connected(address) as client:
             await self._formed(client)
             self._say(
                 f"[green]All attached to the new scheduler[/green]"
@@ -112,7 +112,7 @@ class _Demo:
                 raise GcBootstrapError(f"computed {again!r} where it was {result!r} before")
 
     async def _first_act(self, address: str) -> float:
-        async with Client(address, asynchronous=True) as client:
+        async with _connected(address) as client:
             peers = await self._formed(client)
             self._say(f"[green]Formed:[/green] attached {', '.join(sorted(peers))}")
             result = await self._compute(client)
@@ -194,6 +194,17 @@ class _Demo:
         others = [group for group in self._groups if group.arguments[0] != "pool"]
         for groups in (agents, others):
             await asyncio.gather(*(group.stop() for group in groups))
+
+
+@asynccontextmanager
+async def _connected(address: str) -> AsyncIterator[Client]:
+    """A client that is closed also where Ctrl-C comes while it connects."""
+    client = Client(address, asynchronous=True)
+    try:
+        await client
+        yield client
+    finally:
+        await client.close()
 
 
 def _finished(future: Future[Any]) -> bool:

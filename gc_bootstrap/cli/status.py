@@ -77,14 +77,14 @@ async def _ask(address: str, security: Security, timeout: float) -> dict[str, An
             asyncio.timeout(timeout + 1),  # the connection's own timeout says more
             rpc(address, timeout=timeout, connection_args=arguments) as scheduler,
         ):
-            status: dict[str, Any] = await getattr(scheduler, STATUS_HANDLER)()
-            return status
-    except AttributeError:
-        raise GcBootstrapError(f"the scheduler at {address} has no pools") from None
+            status = await getattr(scheduler, STATUS_HANDLER)()
     except TimeoutError:
         raise GcBootstrapError(f"no answer from {address} within {timeout:g} s") from None
     except (OSError, ValueError, RuntimeError) as exc:
         raise GcBootstrapError(f"cannot ask the scheduler at {address}: {one_line(exc)}") from exc
+    if not isinstance(status, dict):  # what Dask answers to an operation that it does not know
+        raise GcBootstrapError(f"the scheduler at {address} has no pools")
+    return status
 
 
 def _print(status: Mapping[str, Any]) -> None:

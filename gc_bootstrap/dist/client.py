@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import ssl
 from dataclasses import dataclass
 
 import aiohttp
 
 from gc_bootstrap import wire
-from gc_bootstrap.errors import DistError, one_line
+from gc_bootstrap.errors import DistError, os_reason
 from gc_bootstrap.peer import Peer
 
 DIAL_TIMEOUT = 5.0
@@ -97,14 +95,14 @@ class AgentClient:
         except aiohttp.ClientConnectorCertificateError as exc:
             raise DistError(f"its certificate is not trusted: {exc.certificate_error}") from exc
         except aiohttp.ClientSSLError as exc:
-            raise DistError(f"does not speak TLS as configured here: {_reason(exc)}") from exc
+            raise DistError(f"does not speak TLS as configured here: {os_reason(exc)}") from exc
         except aiohttp.ClientConnectorError as exc:
-            raise DistError(f"is not reachable: {_reason(exc)}") from exc
+            raise DistError(f"is not reachable: {os_reason(exc)}") from exc
         except aiohttp.ServerDisconnectedError as exc:
             tls = "; does it expect TLS?" if self._tls is None else ""
             raise DistError(f"closed the connection without an HTTP answer{tls}") from exc
         except aiohttp.ClientOSError as exc:
-            raise DistError(f"broke the connection off: {_reason(exc)}") from exc
+            raise DistError(f"broke the connection off: {os_reason(exc)}") from exc
         except aiohttp.ClientError as exc:
             raise DistError(f"is no gc_bootstrap agent: {_brief(exc)}") from exc
         except ValueError as exc:
@@ -129,15 +127,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
                 f"is no gc_bootstrap agent: it answers with more than {wire.MAX_BODY} bytes"
             )
     return bytes(body)
-
-
-def _reason(exc: aiohttp.ClientOSError) -> str:
-    """The operating system's word for it, without aiohttp's repetition of the address."""
-    inner = getattr(exc, "os_error", None) or exc.__cause__ or exc
-    number = getattr(inner, "errno", None)
-    if isinstance(number, int) and not isinstance(inner, socket.gaierror):
-        return os.strerror(number)
-    return getattr(inner, "strerror", None) or one_line(inner)
 
 
 def _brief(exc: Exception) -> str:

@@ -1,0 +1,195 @@
+"""The commands as a user types them: exit codes, one line per problem, nothing left running."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gc_bootstrap.peer import Peer
+from gc_bootstrap.runtime import Registrar, Registration
+from tests.integration.harness import Processes, run_cli, until
+
+pytestmark = pytest.mark.timeout(180)
+
+SCHEDULER = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"]
+PRELOAD = [*SCHEDULER, "--preload", "gc_bootstrap.preload"]
+
+
+async def test_a_bad_configuration_ends_the_scheduler_with_a_line_per_problem() -> None:
+    environ = {"DASK_GC_BOOTSTRAP__CONNECT__CONCURRENCY": "0", "DASK_GC_BOOTSTRAP__FOO": "1"}
+    code, _, err = await run_cli(
+        *PRELOAD, "--discovery", "static:host:99999", "--refresh-interval", "5 parsecs",
+        environ=environ,
+    )  # fmt: skip
+    assert code == 2
+    lines = [line for line in err.splitlines() if line.startswith("gc_bootstrap: ")]
+    assert [line.split(": ")[1] for line in lines] == [
+        "gc-bootstrap.connect.concurrency",
+        "gc-bootstrap.foo",
+        "gc-bootstrap.refresh-interval",
+        "gc-bootstrap.discovery",
+    ] or len(lines) == 4, err
+    assert "'5 parsecs' is not a duration such as 5s" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--discovery", "nope:x"], "is not a known discovery; there are: local, static"),
+        (["--discovery", "static:a?ports=1"], "unknown option 'ports'; there are: peers, port"),
+        (["--discovery", "no_such_module:X"], "No module named 'no_such_module'"),
+        (["--discovery", "local", "--cookie-file", "/nope"], "cookie-file /nope: cannot be read"),
+    ],
+)
+async def test_a_bad_option_ends_the_scheduler(options: list[str], expected: str) -> None:
+    code, _, err = await run_cli(*PRELOAD, *options)
+    assert (code, expected in err) == (2, True), err
+    assert "Traceback" not in err
+
+
+async def test_nothing_starts_when_nothing_is_configured(tmp_path: Path) -> None:
+    async with Processes(tmp_path) as processes:
+        file = tmp_path / "s.json"
+        group = await processes.start(*PRELOAD, "--scheduler-file", str(file))
+        await until(file.exists, "the scheduler is up")
+        await until(lambda: "nothing is started" in group.tail(50), "it is said")
+        code, _, err = await run_cli("pool", "status", "--scheduler-file", str(file))
+        assert (code, "has no pools" in err) == (1, True), err
+        assert "Traceback" not in err
+
+
+async def test_status_of_nobody_is_one_line() -> None:
+    code, out, err = await run_cli("pool", "status", "tcp://127.0.0.1:1", "--timeout", "1")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: cannot ask the scheduler at tcp://127.0.0.1:1")
+    assert len(err.splitlines()) == 1
+
+
+async def test_peers_prints_what_a_discovery_finds(runtime_dir: Path) -> None:
+    code, out, _ = await run_cli("pool", "peers", "--json", "static:10.0.0.5,[fd00::5]:1234")
+    assert code == 0
+    assert json.loads(out) == {
+        "complete": True,
+        "peers": [
+            {"address": "10.0.0.5:8791", "leaving": False, "labels": {}},
+            {"address": "[fd00::5]:1234", "leaving": False, "labels": {}},
+        ],
+    }
+    registrar = Registrar(runtime_dir)
+    registrar.register(Registration(Peer("127.0.0.1", 4000), 4711, "the secret that nobody sees"))
+    code, out, err = await run_cli("pool", "peers", "local")
+    registrar.close()
+    assert (code, err) == (0, "")
+    assert "127.0.0.1:4000" in out
+    assert "1 peer" in out
+    assert "secret" not in out
+
+
+async def test_peers_of_a_discovery_that_cannot_know_exits_with_1(runtime_dir: Path) -> None:
+    await asyncio.to_thread(runtime_dir.mkdir)
+    await asyncio.to_thread(runtime_dir.chmod, 0o777)
+    code, out, err = await run_cli("pool", "peers", "local")
+    assert (code, out) == (1, "")
+    assert "is open to other users" in err
+    assert len(err.splitlines()) == 1
+    assert (await run_cli("pool", "peers", "nope"))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--listen", "0.0.0.0:0"], "other hosts can reach it"),
+        (["--listen", "here"], "is not HOST:PORT"),
+        (["--listen", "127.0.0.1:99999"], "is not HOST:PORT"),
+        (["--cookie-file", "/nope"], "--cookie-file /nope: cannot be read"),
+        (["--drain-timeout", "soon"], "is not a duration"),
+        (["--resources", "GPU"], "is not NAME=NUMBER"),
+        (["--nworkers", "many"], "is neither a whole number nor 'auto'"),
+        (["--nworkers", "2", "--no-nanny"], "--no-nanny: runs one worker"),
+        (["--worker-class", "no.such.Class"], "--worker-class no.such.Class"),
+        (["--preload", "no_such_module"], "--preload: ModuleNotFoundError"),
+        (["--no-such-option"], "No such option"),
+        (["--import", "no_such_module"], "--import no_such_module: ModuleNotFoundError"),
+        (["tcp://127.0.0.1:8786"], "unexpected extra argument"),
+    ],
+)
+async def test_a_bad_agent_option_is_said_and_exits_with_2(
+    options: list[str], expected: str
+) -> None:
+    code, _, err = await run_cli("pool", "agent", *options)
+    assert (code, expected in err) == (2, True), err
+    assert "Traceback" not in err
+
+
+async def test_a_short_or_doubled_cookie_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cookie").write_text("short")
+    code, _, err = await run_cli("pool", "agent", "--cookie-file", str(tmp_path / "cookie"))
+    assert (code, "the cookie has 5 characters" in err) == (2, True), err
+    environ = {"GC_BOOTSTRAP_COOKIE": "a secret that is long enough"}
+    code, _, err = await run_cli("pool", "agent", "--insecure", environ=environ)
+    assert (code, "--insecure: contradicts" in err) == (2, True), err
+    assert "long enough" not in err
+
+
+async def test_a_cookie_in_the_environment_is_not_inherited_by_workers(tmp_path: Path) -> None:
+    from distributed import Client
+
+    environ = {"GC_BOOTSTRAP_COOKIE": "a secret that is long enough"}
+    async with Processes(tmp_path) as processes:
+        agents = await processes.agents(1, environ=environ)
+        scheduler = await processes.scheduler(agents, environ=environ)
+        await scheduler.formed(agents)
+        async with Client(scheduler.address, asynchronous=True) as client:
+            await client.wait_for_workers(1, timeout=30)
+
+            def environment() -> str:
+                return repr(os.environ)
+
+            (seen,) = (await client.run(environment)).values()
+            assert "long enough" not in seen
+            (group,) = agents.values()
+            assert "long enough" not in group.tail(500) + scheduler.group.tail(500)
+
+
+async def test_the_demo_tells_what_happens_and_leaves_no_process() -> None:
+    code, out, err = await run_cli("pool", "demo", deadline=150)
+    assert (code, err) == (0, ""), out + err
+    for event in ("Formed", "Killed the worker", "Healed", "Killed the scheduler", "All attached"):
+        assert event in out
+    assert out.splitlines()[-1].endswith("Every process has been ended.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_demo_leaves_no_process(number: signal.Signals) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dask", "pool", "demo"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while b"Scheduler 1 is up" not in await asyncio.wait_for(process.stdout.readline(), 60):
+        pass
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(started) >= 4
+    process.send_signal(number)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 130
+    assert err.decode() == "Interrupted; every process has been ended.\n"
+    assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+async def test_help_names_the_options_of_dask_worker() -> None:
+    code, out, _ = await run_cli("pool", "agent", "--help")
+    assert code == 0
+    for option in ("--listen", "--cookie-file", "--import", "--nworkers", "--resources"):
+        assert option in out
+    assert "--scheduler-file" not in out
