@@ -182,8 +182,20 @@ class Agent:
         lease = self._lease
         if lease is not None:
             if lease.started.done() and not lease.group.ending.is_set():
-                await lease.group.retire(timeout)
+                await self._retire(lease, timeout)
             await self._end(lease)
+
+    async def _retire(self, lease: Lease, timeout: float) -> None:
+        """Have the data moved, unless the workers end first: then there is nobody to ask for it."""
+        retiring = asyncio.create_task(lease.group.retire(timeout))
+        waiting = [retiring] if lease.task is None else [retiring, lease.task]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if retiring.done():
+                await retiring
+        finally:
+            retiring.cancel()
+            await asyncio.gather(retiring, return_exceptions=True)
 
     async def close(self) -> None:
         """End everything now. May be called more than once."""

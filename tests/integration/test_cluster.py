@@ -308,3 +308,15 @@ async def test_a_pool_can_be_registered_by_a_client_and_unregistered(processes: 
             await client.register_plugin(BootstrapPlugin("nope:"), name="another")
         await client.unregister_scheduler_plugin("gc_bootstrap")
         await until(lambda: "its pools are closed" in group.tail(100), "the pools have been closed")
+
+
+async def test_an_agent_drains_at_once_when_its_scheduler_is_gone_too(processes: Processes) -> None:
+    agents = await processes.agents(1)
+    (group,) = agents.values()
+    scheduler = await processes.scheduler(agents)
+    await scheduler.formed(agents)
+    scheduler.group.signal(signal.SIGKILL)
+    group.signal(signal.SIGTERM)
+    # Dask would try to reach the scheduler for 30 s.
+    await until(lambda: group.ended, "the agent has ended", deadline=15)
+    assert group.returncode == 0, group.tail()
