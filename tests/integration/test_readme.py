@@ -1,0 +1,109 @@
+"""What the README says works: its commands and snippets, with this test's addresses put in."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from distributed import Client
+
+from gc_bootstrap import Discovery, backends
+from gc_bootstrap.config import read_pools
+from tests.integration.harness import Processes, SchedulerProcess, free_port, run_cli, until
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def _command(start: str) -> list[str]:
+    """The README's command that starts so, as arguments of `dask`."""
+    (line,) = re.findall(rf"^{start}.*$", README, re.MULTILINE)
+    return str(line).split("#")[0].split()[1:]
+
+
+def _put(arguments: list[str], replacements: dict[str, str]) -> list[str]:
+    for old, new in replacements.items():
+        assert any(old in argument for argument in arguments), (old, arguments)
+        arguments = [argument.replace(old, new) for argument in arguments]
+    return arguments
+
+
+async def test_its_commands_form_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cookie").write_text("0123456789abcdef" * 4)  # noqa: ASYNC240
+    port, scheduler_port = free_port(), free_port()
+    async with Processes(tmp_path) as processes:
+        listen = {"0.0.0.0:8791": f"127.0.0.1:{port}"}
+        await processes.start(*_put(_command("dask pool agent"), listen), "--host", "127.0.0.1")
+        peers = {"10.0.0.5,10.0.0.6": f"127.0.0.1:{port}"}
+        group = await processes.start(
+            *_put(_command("dask scheduler"), peers),
+            *("--host", "127.0.0.1", "--port", str(scheduler_port), "--dashboard-address", ":0"),
+        )
+        address = f"tcp://127.0.0.1:{scheduler_port}"
+        await until(lambda: "looks for peers" in group.tail(50), "the pool is started")
+        scheduler = SchedulerProcess(group, address)
+        await until(scheduler.workers, "the agent is attached")
+        code, out, _ = await run_cli("pool", "status", address)
+        assert code == 0
+        assert f"127.0.0.1:{port}  member" in out
+
+
+async def test_its_python_attaches_from_a_client(tmp_path: Path) -> None:
+    (snippet,) = [block for block in _blocks("python") if "register_plugin" in block]
+    cookie = tmp_path / "cookie"
+    cookie.write_text("0123456789abcdef" * 4)
+    async with Processes(tmp_path) as processes:
+        agents = await processes.agents(1, "--cookie-file", str(cookie))
+        (peer,) = agents
+        file = tmp_path / "s.json"
+        group = await processes.start(
+            *("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"),
+            *("--scheduler-file", str(file)),
+        )
+        await until(file.exists, "the scheduler is up")
+        async with Client(scheduler_file=str(file), asynchronous=True) as client:
+            address = client.scheduler.address
+        code = snippet.replace("tcp://10.0.0.1:8786", address)
+        code = code.replace("10.0.0.5,10.0.0.6", str(peer))
+        code = code.replace("/etc/dask/cookie", str(cookie))
+        script = tmp_path / "snippet.py"
+        script.write_text(code)
+        process = await asyncio.create_subprocess_exec(sys.executable, str(script))
+        assert await process.wait() == 0
+        await SchedulerProcess(group, address).formed(agents)
+
+
+def test_its_configuration_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = _blocks("yaml")
+    (snippet,) = [block for block in _blocks("python") if "from_database" in block]
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").touch()
+    (tmp_path / "my_package" / "peers.py").write_text(snippet)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pools, problems = read_pools(configured=yaml.safe_load(block)["gc-bootstrap"])
+    assert problems == []
+    assert pools.keys() == {"default", "gpu"}
+    made: list[Any] = [backends.load("discovery", pool.discovery, "x") for pool in pools.values()]
+    assert isinstance(made[0], Discovery)
+    assert made[1].__name__ == "from_database"
+    found = backends.load("discovery", "my_package.peers:FromDatabase?table=workers", "x")
+    assert isinstance(found, Discovery)
+
+
+def test_its_newcomer_commands_are_one_line_each() -> None:
+    for which in ("run", "test"):
+        (block,) = re.findall(rf"<!-- newcomer: {which} -->\s*```bash\n(.*?)```", README, re.DOTALL)
+        assert len(block.strip().splitlines()) == 1
+        assert shutil.which(block.split()[0])
