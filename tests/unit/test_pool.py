@@ -167,7 +167,7 @@ async def test_a_paused_pool_neither_looks_nor_acts_until_it_is_resumed() -> Non
         await eventually(lambda: pool._sleeps_until == float("inf"))
         looks = discovery.looks
         discovery.set([A])
-        plan = await pool.refresh()
+        plan = await pool.run_once()
         assert plan.connect == (A,)
         assert dist.calls == []
         assert discovery.looks == looks + 1

@@ -53,10 +53,13 @@ async def test_drain_drops_after_as_many_absences_as_configured() -> None:
         assert dist.connected == {B}
 
 
-async def test_errors_of_the_discovery_never_count_as_absence() -> None:
-    removal = RemovalOptions("drain", after=1, grace=0.0, panic_threshold=1.0)
+@pytest.mark.parametrize("last", [[A], []], ids=["named", "absent"])
+async def test_errors_of_the_discovery_never_count_as_absence(last: list[Peer]) -> None:
+    removal = RemovalOptions("drain", after=2, grace=0.0, panic_threshold=1.0)
     discovery, dist = ManualDiscovery([A]), FakeDist()
     async with opened(discovery, dist, replace(RARELY, removal=removal)) as pool:
+        await pool.run_once()
+        discovery.set(last)
         await pool.run_once()
         discovery.set(DiscoveryError("the name server is not there"))
         for _ in range(5):
