@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from gc_bootstrap.discovery import Discovery, as_discovery
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import ConfigError, DiscoveryError
-from gc_bootstrap.peer import Peer, Snapshot
+from gc_bootstrap.peer import Peer
 from gc_bootstrap.testing import ManualDiscovery
 
 MODULE = """
@@ -68,7 +69,8 @@ def problem(value: Any, kind: str = "discovery") -> str:
 
 
 async def peers_of(value: Any) -> set[str]:
-    snapshot = await as_discovery(load("discovery", value, "KEY")).peers()
+    loaded = await asyncio.to_thread(load, "discovery", value, "KEY")  # as the plugin does
+    snapshot = await as_discovery(loaded).peers()
     return {str(peer) for peer in snapshot.peers}
 
 
@@ -111,7 +113,7 @@ async def test_an_object_and_a_function_are_handed_through() -> None:
     assert await peers_of(look) == {"10.0.0.5:1"}
 
 
-async def test_a_third_partys_class_gets_its_options(third_party: str) -> None:
+def test_a_third_partys_class_gets_its_options(third_party: str) -> None:
     for value in (
         f"{third_party}:Etcd?url=http://etcd:1&poll-interval=2&tls=True",
         {f"{third_party}:Etcd": {"url": "http://etcd:1", "poll_interval": 2, "tls": True}},
@@ -120,13 +122,16 @@ async def test_a_third_partys_class_gets_its_options(third_party: str) -> None:
         assert isinstance(discovery, Discovery)
         assert vars(discovery)["options"] == ("http://etcd:1", 2, True)
     nested = load("discovery", f"{third_party}:Etcd.Nested", "KEY")
-    assert await nested.peers() == Snapshot(frozenset())
+    assert type(nested).__qualname__ == "Etcd.Nested"
     takes_all = load("discovery", {f"{third_party}:Anything": {"a-b": 1}}, "KEY")
     assert takes_all.options == {"a_b": 1}
 
 
 async def test_a_third_partys_function_is_taken_by_its_name(third_party: str) -> None:
     assert await peers_of(f"{third_party}:look") == {"10.0.0.5:8791"}
+
+
+def test_a_function_takes_no_options(third_party: str) -> None:
     assert problem(f"{third_party}:look?url=x") == "look is a function and takes no options"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,14 @@ from tests.unit.helpers import eventually
 A, B = Peer("127.0.0.1", 1), Peer("127.0.0.1", 2)
 
 
-def register(peer: Peer, pid: int = 11, folder: Path | None = None) -> Registrar:
+@asynccontextmanager
+async def registered(peer: Peer, pid: int = 11, folder: Path | None = None) -> AsyncIterator[None]:
     registrar = Registrar(folder)
-    registrar.register(Registration(peer, pid))
-    return registrar
+    await asyncio.to_thread(registrar.register, Registration(peer, pid))
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(registrar.close)
 
 
 def later(folder: Path) -> bool:
@@ -33,20 +39,16 @@ def later(folder: Path) -> bool:
 async def test_agents_are_found_in_whatever_order_they_start(runtime_dir: Path) -> None:
     discovery = LocalDiscovery()
     assert (await discovery.peers()).peers == frozenset()
-    first = register(A)
-    assert (await discovery.peers()).peers == {A}
-    second = register(B)
-    assert (await discovery.peers()).peers == {A, B}
-    first.close()
-    assert (await discovery.peers()).peers == {B}
-    second.close()
+    async with registered(B):
+        async with registered(A):
+            assert (await discovery.peers()).peers == {A, B}
+        assert (await discovery.peers()).peers == {B}
     assert (await discovery.peers()).peers == frozenset()
 
 
 async def test_a_label_says_which_process_it_is(runtime_dir: Path) -> None:
-    registrar = register(A, pid=4711)
-    assert (await LocalDiscovery().peers()).labels == {A: {"pid": "4711"}}
-    registrar.close()
+    async with registered(A, pid=4711):
+        assert (await LocalDiscovery().peers()).labels == {A: {"pid": "4711"}}
 
 
 async def test_every_folder_that_an_agent_may_have_used_is_looked_into(
@@ -54,13 +56,11 @@ async def test_every_folder_that_an_agent_may_have_used_is_looked_into(
 ) -> None:
     monkeypatch.delenv("GC_BOOTSTRAP_RUNTIME_DIR")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "xdg"))
-    discovery = LocalDiscovery()
+    discovery = await asyncio.to_thread(LocalDiscovery)
     assert tmp_path / "xdg" / "gc_bootstrap" in discovery._folders
     discovery._folders = [tmp_path / "one", tmp_path / "two"]
-    registrars = [register(A, folder=tmp_path / "one"), register(B, folder=tmp_path / "two")]
-    assert (await discovery.peers()).peers == {A, B}
-    for registrar in registrars:
-        registrar.close()
+    async with registered(A, folder=tmp_path / "one"), registered(B, folder=tmp_path / "two"):
+        assert (await discovery.peers()).peers == {A, B}
 
 
 async def test_a_folder_that_is_open_to_others_is_an_error_and_not_an_empty_answer(
@@ -75,45 +75,41 @@ async def test_a_folder_that_is_open_to_others_is_an_error_and_not_an_empty_answ
 async def test_a_file_that_makes_no_sense_is_a_part_of_the_truth_and_said_once(
     runtime_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registrar = register(A)
-    link = runtime_dir / "link"
-    link.symlink_to("/nowhere")
-    discovery = LocalDiscovery()
-    for _ in range(2):
-        snapshot = await discovery.peers()
-        assert snapshot.peers == {A}
-        assert not snapshot.complete
-    assert caplog.text.count(f"{link}: not a registration") == 1
-    link.unlink()
-    assert (await discovery.peers()).complete
-    registrar.close()
+    async with registered(A):
+        link = runtime_dir / "link"
+        link.symlink_to("/nowhere")
+        discovery = LocalDiscovery()
+        for _ in range(2):
+            snapshot = await discovery.peers()
+            assert snapshot.peers == {A}
+            assert not snapshot.complete
+        assert caplog.text.count(f"{link}: not a registration") == 1
+        link.unlink()
+        assert (await discovery.peers()).complete
 
 
 async def test_it_hints_when_an_agent_comes_and_when_it_goes(runtime_dir: Path) -> None:
-    register(B).close()
-    discovery = LocalDiscovery()
-    await discovery.peers()
-    await eventually(lambda: later(runtime_dir))
-    registrar = register(A)
-    async with asyncio.timeout(5):
-        await discovery.changed()
-    assert (await discovery.peers()).peers == {A}
-    await eventually(lambda: later(runtime_dir))
-    registrar.close()
-    async with asyncio.timeout(5):
-        await discovery.changed()
-    assert (await discovery.peers()).peers == frozenset()
+    async with registered(B):
+        discovery = LocalDiscovery()
+        await discovery.peers()
+        await eventually(lambda: later(runtime_dir))
+        async with registered(A):
+            await asyncio.wait_for(discovery.changed(), 5)
+            assert (await discovery.peers()).peers == {A, B}
+            await eventually(lambda: later(runtime_dir))
+        await asyncio.wait_for(discovery.changed(), 5)
+        assert (await discovery.peers()).peers == {B}
 
 
 async def test_it_hints_when_the_folder_is_made(runtime_dir: Path) -> None:
     discovery = LocalDiscovery()
     await discovery.peers()
-    waiting = asyncio.create_task(discovery.changed())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    registrar = register(A)
-    await asyncio.wait_for(waiting, 5)
-    registrar.close()
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(asyncio.wait_for(discovery.changed(), 5))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        async with registered(A):
+            await waiting
 
 
 async def test_a_change_during_the_look_is_hinted_at(runtime_dir: Path) -> None:
@@ -123,8 +119,7 @@ async def test_a_change_during_the_look_is_hinted_at(runtime_dir: Path) -> None:
             os.utime(runtime_dir, ns=(0, 4711))
             return found
 
-    register(A).close()
-    discovery = Slow()
-    await discovery.peers()
-    async with asyncio.timeout(5):
-        await discovery.changed()
+    async with registered(A):
+        discovery = Slow()
+        await discovery.peers()
+        await asyncio.wait_for(discovery.changed(), 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 from collections.abc import AsyncIterator
@@ -27,9 +28,13 @@ async def a_scheduler() -> AsyncIterator[Scheduler]:
         yield scheduler
 
 
-def problems_of(plugin: BootstrapPlugin, scheduler: Scheduler) -> tuple[str, ...]:
+async def prepare(plugin: BootstrapPlugin, scheduler: Scheduler) -> None:
+    await asyncio.to_thread(plugin.prepare, scheduler)  # as start() and the preload do
+
+
+async def problems_of(plugin: BootstrapPlugin, scheduler: Scheduler) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        plugin.prepare(scheduler)
+        await prepare(plugin, scheduler)
     assert plugin.pools == {}
     return caught.value.problems
 
@@ -75,7 +80,7 @@ async def test_what_a_client_sends_arrives() -> None:
     )
     plugin = pickle.loads(pickle.dumps(sent))
     async with a_scheduler() as scheduler:
-        plugin.prepare(scheduler)
+        await prepare(plugin, scheduler)
     (pool,) = plugin.pools.values()
     assert pool.options.refresh_interval == 1.0
     assert pool.options.removal.policy == "drain"
@@ -85,7 +90,7 @@ async def test_what_a_client_sends_arrives() -> None:
 async def test_a_plugin_that_was_prepared_is_sent_as_if_it_had_not_been() -> None:
     plugin = BootstrapPlugin(discovery="local")
     async with a_scheduler() as scheduler:
-        plugin.prepare(scheduler)
+        await prepare(plugin, scheduler)
     again = pickle.loads(pickle.dumps(plugin))
     assert again.pools == {}
     assert not again._prepared
@@ -97,7 +102,7 @@ async def test_a_plugin_that_was_prepared_is_sent_as_if_it_had_not_been() -> Non
 async def test_unconfigured_nothing_is_made() -> None:
     plugin = BootstrapPlugin()
     async with a_scheduler() as scheduler:
-        plugin.prepare(scheduler)
+        await prepare(plugin, scheduler)
     assert plugin.pools == {}
 
 
@@ -106,7 +111,7 @@ async def test_arguments_win_over_the_schedulers_configuration() -> None:
     settings = {"connect.timeout": "9s", "connect.concurrency": 3, "versions": "warn"}
     with dask.config.set({f"gc-bootstrap.{key}": value for key, value in settings.items()}):
         async with a_scheduler() as scheduler:
-            plugin.prepare(scheduler)
+            await prepare(plugin, scheduler)
     options = plugin.pools["default"].options
     assert (options.connect.timeout, options.connect.concurrency) == (7.0, 3)
     assert options.versions == "warn"
@@ -116,7 +121,7 @@ async def test_each_pool_has_a_discovery_and_a_dist_of_its_own() -> None:
     pools = {"cpu": {"discovery": "static:a"}, "gpu": {"discovery": "static:b"}}
     plugin = BootstrapPlugin(discovery="local", pools=pools)
     async with a_scheduler() as scheduler:
-        plugin.prepare(scheduler)
+        await prepare(plugin, scheduler)
     assert {name: pool.name for name, pool in plugin.pools.items()} == {
         "default": "default",
         "cpu": "cpu",
@@ -135,7 +140,7 @@ async def test_objects_can_be_handed_in() -> None:
     discovery, dist = ManualDiscovery(), FakeDist()
     plugin = BootstrapPlugin(discovery=discovery, dist=dist)
     async with a_scheduler() as scheduler:
-        plugin.prepare(scheduler)
+        await prepare(plugin, scheduler)
     assert plugin.pools["default"].discovery is discovery
     assert plugin.pools["default"].dist is dist
 
@@ -148,7 +153,7 @@ async def test_all_problems_of_all_kinds_are_said_at_once(tmp_path: Path) -> Non
         pools={"gpu": {"discovery": "static:a b", "dist": "no-such"}},
     )
     async with a_scheduler() as scheduler:
-        problems = problems_of(plugin, scheduler)
+        problems = await problems_of(plugin, scheduler)
     keys = [line.partition(": ")[0] for line in problems]
     assert sorted(keys) == [
         f"gc-bootstrap.cookie-file {tmp_path / 'missing'}",
@@ -164,7 +169,7 @@ async def test_what_two_pools_inherit_is_said_once(tmp_path: Path) -> None:
     pools = {"cpu": {"discovery": "static:a"}, "gpu": {"discovery": "static:b"}}
     plugin = BootstrapPlugin(cookie_file=str(tmp_path / "missing"), pools=pools)
     async with a_scheduler() as scheduler:
-        assert len(problems_of(plugin, scheduler)) == 1
+        assert len(await problems_of(plugin, scheduler)) == 1
 
 
 @pytest.mark.parametrize(
@@ -174,14 +179,14 @@ async def test_what_two_pools_inherit_is_said_once(tmp_path: Path) -> None:
 async def test_one_bad_value_of_a_pool_is_one_line(key: str, value: Any) -> None:
     pools = {"gpu": {"discovery": "local", key: value}}
     async with a_scheduler() as scheduler:
-        (line,) = problems_of(BootstrapPlugin.unchecked(pools=pools), scheduler)
+        (line,) = await problems_of(BootstrapPlugin.unchecked(pools=pools), scheduler)
     assert line.startswith(f"gc-bootstrap.pools.gpu.{key}: {value!r} is ")
 
 
 async def test_what_is_loaded_and_is_none_is_one_line() -> None:
     plugin = BootstrapPlugin(discovery="collections:Counter", dist="collections:Counter")
     async with a_scheduler() as scheduler:
-        problems = problems_of(plugin, scheduler)
+        problems = await problems_of(plugin, scheduler)
     assert sorted(line.partition(": ")[0] for line in problems) == [
         "gc-bootstrap.discovery",
         "gc-bootstrap.dist",
@@ -192,9 +197,9 @@ async def test_a_problem_can_be_put_right_and_tried_again(tmp_path: Path) -> Non
     file = tmp_path / "cookie"
     plugin = BootstrapPlugin(discovery="local", cookie_file=str(file))
     async with a_scheduler() as scheduler:
-        problems_of(plugin, scheduler)
+        await problems_of(plugin, scheduler)
         file.write_text(COOKIE)
-        plugin.prepare(scheduler)
+        await prepare(plugin, scheduler)
     assert list(plugin.pools) == ["default"]
 
 
@@ -205,7 +210,7 @@ async def test_the_problem_of_a_pools_own_cookie_names_that_pool(tmp_path: Path)
     missing = tmp_path / "missing"
     pools = {"gpu": {"discovery": "local", "cookie-file": str(missing)}}
     async with a_scheduler() as scheduler:
-        (line,) = problems_of(BootstrapPlugin(pools=pools), scheduler)
+        (line,) = await problems_of(BootstrapPlugin(pools=pools), scheduler)
     assert line.startswith(f"gc-bootstrap.pools.gpu.cookie-file {missing}: cannot be read")
 
 
@@ -217,7 +222,7 @@ async def test_each_pool_reads_its_own_cookie(tmp_path: Path) -> None:
     }
     plugin = BootstrapPlugin(pools=pools)
     async with a_scheduler() as scheduler:
-        plugin.prepare(scheduler)
+        await prepare(plugin, scheduler)
     cpu, gpu = cookies_of(plugin).values()
     assert cpu != gpu
 
@@ -227,7 +232,7 @@ async def test_a_cookie_in_the_environment_is_every_pools(monkeypatch: pytest.Mo
     pools = {"cpu": {"discovery": "static:a"}, "gpu": {"discovery": "static:b"}}
     plugin = BootstrapPlugin(pools=pools)
     async with a_scheduler() as scheduler:
-        plugin.prepare(scheduler)
+        await prepare(plugin, scheduler)
     assert set(cookies_of(plugin).values()) == {"the cookie from GC_BOOTSTRAP_COOKIE"}
     assert "GC_BOOTSTRAP_COOKIE" not in os.environ, "workers would inherit it"
 
@@ -239,5 +244,5 @@ async def test_a_plugin_that_replaces_another_has_the_cookie_of_the_environment_
     async with a_scheduler() as scheduler:
         for _ in range(2):
             plugin = BootstrapPlugin(discovery="local")
-            plugin.prepare(scheduler)
+            await prepare(plugin, scheduler)
             assert cookies_of(plugin) == {"default": "the cookie from GC_BOOTSTRAP_COOKIE"}
