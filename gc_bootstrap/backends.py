@@ -85,6 +85,8 @@ def load(kind: Kind, value: Any, key: str) -> Any:
     if not isinstance(value, str | Mapping):
         return value
     if isinstance(value, Mapping):
+        if len(value) != 1:
+            raise ConfigError(f"{key}: {value!r} does not name one {kind}")
         ((name, options),) = value.items()
         target, text = _find(kind, str(name), key)
         if text:

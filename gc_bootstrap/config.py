@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal
@@ -76,7 +76,7 @@ class PoolOptions:
     """The options of one pool, all checked. Durations are seconds.
 
     ``discovery`` and ``dist`` are still as they were written: :mod:`gc_bootstrap.backends` loads
-    them.
+    them. ``cookie_key`` is where ``cookie_file`` was written, for messages.
     """
 
     discovery: Any = None
@@ -87,6 +87,7 @@ class PoolOptions:
     removal: RemovalOptions = RemovalOptions()
     drain: DrainOptions = DrainOptions()
     cookie_file: str | None = None
+    cookie_key: str = f"{NAMESPACE}.cookie-file"
     scheduler_address: str | None = None
     versions: Literal["refuse", "warn", "ignore"] = "refuse"
 
@@ -98,11 +99,15 @@ class _BadValueError(ValueError):
 def _duration(value: Any) -> float:
     seconds = math.nan
     if isinstance(value, str | int | float) and not isinstance(value, bool):
-        with suppress(ValueError, KeyError, TypeError, OverflowError):
+        with suppress(ValueError, KeyError, TypeError, OverflowError, IndexError):
             seconds = float(parse_timedelta(value))
     if not 0 < seconds < math.inf:
         raise _BadValueError("is not a duration such as 5s")
     return seconds
+
+
+def _duration_or_zero(value: Any) -> float:
+    return 0.0 if value in (0, "0", "0s") and value is not False else _duration(value)
 
 
 def _whole(minimum: int) -> Check:
@@ -119,7 +124,7 @@ def _number(minimum: float, maximum: float = math.inf) -> Check:
 
     def check(value: Any) -> float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not good or not minimum <= value <= maximum or math.isinf(value):
+        if not good or not minimum <= value <= min(maximum, 1e300):
             raise _BadValueError(f"is not a number {span}")
         return float(value)
 
@@ -153,7 +158,8 @@ def _address(value: Any) -> str:
 
 def _backend(value: Any) -> Any:
     if isinstance(value, Mapping) and len(value) != 1:
-        raise _BadValueError("names more than one; expected {name: {option: value}}")
+        how_many = "more than one" if value else "none"
+        raise _BadValueError(f"names {how_many}; expected {{name: {{option: value}}}}")
     if isinstance(value, bool | int | float | list) or value == "":
         raise _BadValueError(
             'is neither a text such as "static:10.0.0.5" nor {name: {option: value}}'
@@ -179,7 +185,7 @@ _SCHEMA: Schema = {
     "removal": {
         "policy": _one_of("keep", "drain"),
         "after": _whole(1),
-        "grace": _optional(_duration),
+        "grace": _duration_or_zero,
         "panic-threshold": _number(0, 1),
     },
     "drain": {"timeout": _duration},
@@ -223,7 +229,8 @@ def _read(
     for key, value in values.items():
         check = schema.get(key)
         if check is None:
-            problems.append(f"{prefix}.{key}: {_unknown(key, schema)}")
+            written = key if key.isprintable() else repr(key)
+            problems.append(f"{prefix}.{written}: {_unknown(key, schema)}")
         elif isinstance(check, Mapping):
             if isinstance(value, Mapping):
                 read[key] = _read(_canonical(value), check, f"{prefix}.{key}", problems)
@@ -242,8 +249,6 @@ def _read(
 def _pool(values: Mapping[str, Any], prefix: str, problems: list[str]) -> PoolOptions:
     read = _read(values, _SCHEMA, prefix, problems)
     removal = read.pop("removal", {})
-    if "grace" in removal and removal["grace"] is None:
-        removal["grace"] = 0.0
     sections: dict[str, Any] = {
         "connect": ConnectOptions(**read.pop("connect", {})),
         "reconnect": ReconnectOptions(**read.pop("reconnect", {})),
@@ -290,28 +295,46 @@ def read_pools(
     if not isinstance(configured, Mapping):
         return {}, [f"{NAMESPACE}: {configured!r} is not a section"]
     values = _over(_over(DEFAULTS, _canonical(configured)), _canonical(overrides or {}))
-    named = values.pop("pools", None) or {}
+    named = values.pop("pools", None)
+    named = {} if named is None else named
     top = _pool(values, NAMESPACE, problems)
     problems += _contradictions(top, NAMESPACE)
     pools = {} if top.discovery is None else {DEFAULT_POOL: top}
-    if not isinstance(named, Mapping):
-        problems.append(f"{NAMESPACE}.pools: {named!r} is not a section of pools by name")
-        named = {}
     inherited = {key: value for key, value in values.items() if key in _SCHEMA}
-    for name, section in named.items():
-        prefix = f"{NAMESPACE}.pools.{name}"
-        if not isinstance(name, str) or not _POOL_NAME.match(name):
-            problems.append(f"{NAMESPACE}.pools: {name!r} is not a name of letters, digits, - _ .")
-        elif name in pools:
-            problems.append(f"{prefix}: the pool of {NAMESPACE}.discovery has this name already")
-        elif not isinstance(section, Mapping):
-            problems.append(f"{prefix}: {section!r} is not a section")
-        elif (own := _canonical(section)).get("discovery") is None:
-            problems.append(f"{prefix}.discovery: missing; each pool names its own")
-        else:
-            # Only the pool's own keys are checked here: those above have been checked once.
-            _read(own, _SCHEMA, prefix, problems)
-            pools[name] = _pool(_over(inherited, own), prefix, [])
-            if "reconnect" in own:
-                problems += _contradictions(pools[name], prefix)
+    if isinstance(named, Mapping):
+        for name, section in named.items():
+            pool = _named_pool(name, section, inherited, pools, problems)
+            if pool is not None:
+                pools[name] = pool
+    else:
+        problems.append(f"{NAMESPACE}.pools: {named!r} is not a section of pools by name")
     return pools, problems
+
+
+def _named_pool(
+    name: Any,
+    section: Any,
+    inherited: Mapping[str, Any],
+    taken: Mapping[str, PoolOptions],
+    problems: list[str],
+) -> PoolOptions | None:
+    """Read one of ``pools``; None where it cannot be told what it should find."""
+    prefix = f"{NAMESPACE}.pools.{name}"
+    if not isinstance(name, str) or not _POOL_NAME.match(name):
+        problems.append(f"{NAMESPACE}.pools: {name!r} is not a name of letters, digits, - _ .")
+    elif name in taken:
+        problems.append(f"{prefix}: the pool of {NAMESPACE}.discovery has this name already")
+    elif not isinstance(section, Mapping):
+        problems.append(f"{prefix}: {section!r} is not a section")
+    elif (own := _canonical(section)).get("discovery") is None:
+        problems.append(f"{prefix}.discovery: missing; each pool names its own")
+    else:
+        # Only the pool's own keys are checked here: those above have been checked once.
+        read = _read(own, _SCHEMA, prefix, problems)
+        pool = _pool(_over(inherited, own), prefix, [])
+        if "reconnect" in own:
+            problems += _contradictions(pool, prefix)
+        if "cookie-file" in own:
+            pool = replace(pool, cookie_key=f"{prefix}.cookie-file")
+        return pool if "discovery" in read else None
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from gc_bootstrap.errors import ConfigError
@@ -41,8 +41,12 @@ class Cookie:
                 f"{where}: the cookie has {len(secret)} characters; expected {SHORTEST} to"
                 f" {LONGEST}, such as the output of: openssl rand -hex 32"
             )
+        try:
+            encoded = secret.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{where}: the cookie is not text") from None
         # RFC 7518 section 3.2: HS256 needs a key of at least 256 bits.
-        self.key = hashlib.sha256(b"gc_bootstrap agent API v1\0" + secret.encode()).digest()
+        self.key = hashlib.sha256(b"gc_bootstrap agent API v1\0" + encoded).digest()
         self.where = where
 
     def __repr__(self) -> str:
@@ -58,7 +62,7 @@ def generate() -> str:
 
 
 def find(
-    file: str | None, environ: MutableMapping[str, str] = os.environ, key: str = "--cookie-file"
+    file: str | None, environ: Mapping[str, str] = os.environ, key: str = "--cookie-file"
 ) -> Cookie | None:
     """Find the cookie that a person provided.
 
@@ -67,8 +71,7 @@ def find(
     file
         As given on the command line or in the configuration; wins over the environment.
     environ
-        Searched for ``GC_BOOTSTRAP_COOKIE_FILE``, then ``GC_BOOTSTRAP_COOKIE``. The latter is
-        taken out, so that no worker or subprocess inherits the secret.
+        Searched for ``GC_BOOTSTRAP_COOKIE_FILE``, then ``GC_BOOTSTRAP_COOKIE``.
     key
         What to call ``file`` in messages.
 
@@ -82,7 +85,7 @@ def find(
     ConfigError
         One was provided and cannot be read, or is no good.
     """
-    inline = environ.pop(VARIABLE, None)
+    inline = environ.get(VARIABLE)
     if file is None and environ.get(FILE_VARIABLE):
         file, key = environ[FILE_VARIABLE], FILE_VARIABLE
     if file is not None:
@@ -93,7 +96,9 @@ def find(
 def _read(path: Path, where: str) -> Cookie:
     try:
         with path.open("rb") as file:
-            content = file.read(LONGEST + 2)
+            content = file.read(4 * LONGEST + 64)  # four bytes a character at most, and line ends
+            if file.read(1):
+                raise ConfigError(f"{where}: is longer than {LONGEST} characters")
         return Cookie(content.decode().strip(), where)
     except OSError as exc:
         raise ConfigError(f"{where}: cannot be read: {exc.strerror}") from exc

@@ -15,16 +15,28 @@ from gc_bootstrap.errors import PeerError
 DEFAULT_PORT = 8791
 """Port of an agent's HTTP API where none is given."""
 
+WORKER_EXTRA = "gc_bootstrap"
+"""Key of ``WorkerState.extra`` under which a worker that we attached says who attached it."""
+
 # RFC 1123 section 2.1 labels; the underscore occurs in real DNS names (RFC 2181 section 11).
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
+# Of a link-local IPv6 address (RFC 4007 section 11): an interface's name or number.
+_ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}\Z")
 
 
 @lru_cache(maxsize=65536)
 def _canonical_host(host: str) -> str:
+    if not isinstance(host, str):
+        raise PeerError(f"{host!r} is neither an IP address nor a DNS name")
     try:
-        return str(ipaddress.ip_address(host))
+        ip = ipaddress.ip_address(host)
     except ValueError:
         pass
+    else:
+        zone = getattr(ip, "scope_id", None)
+        if zone is not None and not _ZONE.match(zone):
+            raise PeerError(f"{host!r} is not an IPv6 address")
+        return str(ip)
     name = host.removesuffix(".").lower()
     labels = name.split(".")
     if not name or len(name) > 253 or not all(_LABEL.match(label) for label in labels):

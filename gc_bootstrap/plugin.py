@@ -13,7 +13,7 @@ from gc_bootstrap import backends, config
 from gc_bootstrap.config import DEFAULT_POOL, NAMESPACE, PoolOptions
 from gc_bootstrap.errors import ConfigError, one_line
 from gc_bootstrap.logs import log_like_distributed
-from gc_bootstrap.wire import EXTRA
+from gc_bootstrap.peer import WORKER_EXTRA
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -159,7 +159,7 @@ class BootstrapPlugin(SchedulerPlugin):
         assert self._scheduler is not None, "start() comes first"
         workers: dict[str, dict[str, list[str]]] = {}
         for address, worker in self._scheduler.workers.items():
-            tag = worker.extra.get(EXTRA)
+            tag = worker.extra.get(WORKER_EXTRA)
             if isinstance(tag, Mapping) and {"pool", "peer"} <= tag.keys():
                 of_pool = workers.setdefault(str(tag["pool"]), {})
                 of_pool.setdefault(str(tag["peer"]), []).append(address)

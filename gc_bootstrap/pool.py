@@ -1,4 +1,4 @@
-"""The refresh loop: look, plan, act. The only place where plans are enacted."""
+"""The refresh loop: look, plan, act."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import math
 import random as _random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -17,9 +16,10 @@ from gc_bootstrap import plan as planning
 from gc_bootstrap.config import DEFAULT_POOL, PoolOptions
 from gc_bootstrap.discovery import DiscoveryLike, as_discovery
 from gc_bootstrap.dist import Dist
+from gc_bootstrap.enact import Enactor
 from gc_bootstrap.errors import DiscoveryError, DistError, one_line
-from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.plan import History, Plan
+from gc_bootstrap.peer import Peer, Snapshot
+from gc_bootstrap.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -112,15 +112,11 @@ class Pool:
         self.dist = dist
         self.paused = False
         self._clock = clock
-        self._random = random
-        self._history = History()
+        self._enactor = Enactor(dist, name, self.options, self._on_failure, clock, random)
         self._snapshot: Snapshot | None = None
         self._plan = Plan()
         self._errors: dict[str, str] = {}
         self._refreshes = 0
-        self._waiting: deque[Peer] = deque()
-        self._connecting: dict[Peer, asyncio.Task[None]] = {}
-        self._disconnecting: dict[Peer, asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
         self._nudge = asyncio.Event()
         self._hinted = False
@@ -178,11 +174,10 @@ class Pool:
         if self._closed:
             return
         self._closed = True
-        tasks = [*self._tasks, *self._connecting.values(), *self._disconnecting.values()]
-        self._waiting.clear()
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._enactor.close()
         for what, close in (("discovery", self.discovery.close), ("dist", self.dist.close)):
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT):
@@ -193,7 +188,7 @@ class Pool:
     def pause(self) -> None:
         """Look and act no more until :meth:`resume`. What is under way is finished."""
         self.paused = True
-        self._waiting.clear()
+        self._enactor.forget_waiting()
 
     def resume(self) -> None:
         """Take up refreshing again, at once."""
@@ -225,18 +220,27 @@ class Pool:
             Who is a member could not be read. In both cases nothing was done.
         """
         async with self._refreshing:
+            # Who is busy at any moment of the look is left alone: what is read of a peer while
+            # its connect ends may be from before.
+            busy = self._enactor.busy
             snapshot = await self._look()
             members = await self._members()
+            # Thousands of peers cost milliseconds at each step; the loop gets a turn in between.
+            await asyncio.sleep(0)
             now = self._clock()
-            self._history = planning.observe(self._history, snapshot, members, now)
-            busy = self._connecting.keys() | self._disconnecting.keys()
-            plan = planning.plan(snapshot, members, self._history, self.options, now, busy)
+            history = planning.observe(self._enactor.history, snapshot, members, now)
+            self._enactor.history = history
+            await asyncio.sleep(0)
+            history = self._enactor.history
+            busy |= self._enactor.busy
+            plan = planning.plan(snapshot, members, history, self.options, now, busy)
             if plan.warning and plan.warning != self._plan.warning:
                 logger.warning("Pool %s: %s", self.name, plan.warning)
             self._plan = plan
             self._refreshes += 1
-            if not self.paused:
-                self._act(plan)
+            await asyncio.sleep(0)
+            if not (self.paused or self._closed):
+                self._enactor.enact(plan)
             return plan
 
     async def run_once(self) -> Plan:
@@ -248,8 +252,7 @@ class Pool:
             As :meth:`refresh`.
         """
         plan = await self.refresh()
-        while tasks := [*self._connecting.values(), *self._disconnecting.values()]:
-            await asyncio.wait(tasks)
+        await self._enactor.settled()
         return plan
 
     async def status(self) -> PoolStatus:
@@ -263,7 +266,8 @@ class Pool:
         members = await self._members()
         now = self._clock()
         # From the plan, except for what has been learnt since.
-        held = {**self._plan.held, **self._history.attempts}
+        held = {**self._plan.held, **self._enactor.history.attempts}
+        connecting, disconnecting = self._enactor.connecting, self._enactor.disconnecting
         peers = self._snapshot.peers if self._snapshot is not None else frozenset()
         return PoolStatus(
             name=self.name,
@@ -276,12 +280,12 @@ class Pool:
             warning=self._plan.warning or None,
             peers=tuple(sorted(peers)),
             members=tuple(sorted(members)),
-            connecting=tuple(sorted(self._connecting)),
-            disconnecting=tuple(sorted(self._disconnecting)),
+            connecting=tuple(sorted(connecting)),
+            disconnecting=tuple(sorted(disconnecting)),
             held={
                 peer: hold.describe(now)
                 for peer, hold in sorted(held.items())
-                if peer not in self._connecting
+                if peer not in connecting
                 and (peer in peers or peer in members)
                 and (peer not in members or peer in self._plan.held)
             },
@@ -295,9 +299,9 @@ class Pool:
             self._hinted = False
             if not self.paused:
                 await self._refresh_and_log()
-            if self.options.refresh_interval is None:
-                return
-            await self._sleep(began, self.options.refresh_interval)
+                if self.options.refresh_interval is None:
+                    return
+            await self._sleep(began, self.options.refresh_interval or math.inf)
 
     async def _sleep(self, began: float, interval: float) -> None:
         """Wait for the next interval, the end of a backoff or a hint, whichever comes first."""
@@ -318,8 +322,13 @@ class Pool:
     def _next_hold(self) -> float:
         """When the first hold ends by itself; a hold that is over is waiting for a free place."""
         now = self._clock()
-        holds = [*self._plan.held.values(), *self._history.attempts.values()]
+        holds = [*self._plan.held.values(), *self._enactor.history.attempts.values()]
         return min((hold.until for hold in holds if hold.until > now), default=math.inf)
+
+    def _on_failure(self, retry_at: float) -> None:
+        """Reconsider how long to sleep: a backoff has begun that may end before that."""
+        if retry_at < self._sleeps_until:
+            self._nudge.set()
 
     async def _refresh_and_log(self) -> None:
         try:
@@ -346,13 +355,14 @@ class Pool:
     async def _look(self) -> Snapshot:
         """Ask the discovery. On an error the last answer serves, as one that proves no absence."""
         try:
-            async with asyncio.timeout(LOOK_TIMEOUT):
+            async with asyncio.timeout(LOOK_TIMEOUT) as deadline:
                 found = await self.discovery.peers()
+            if not isinstance(found, Snapshot):
+                raise TypeError(f"expected a Snapshot, got {type(found).__name__}")
         except Exception as exc:
-            bug = None if isinstance(exc, DiscoveryError | TimeoutError) else exc
-            error = one_line(exc)
-            if isinstance(exc, TimeoutError):
-                error = f"no answer within {LOOK_TIMEOUT:g} s"
+            late = isinstance(exc, TimeoutError) and deadline.expired()
+            bug = None if isinstance(exc, DiscoveryError) or late else exc
+            error = f"no answer within {LOOK_TIMEOUT:g} s" if late else one_line(exc)
             self._say_error("discovery", f"discovery failed: {error}", bug)
             if self._snapshot is None:
                 raise DiscoveryError(error) from exc
@@ -377,79 +387,6 @@ class Pool:
         if self._errors.get(source) != error:
             logger.warning("Pool %s: %s", self.name, error, exc_info=bug)
         self._errors[source] = error
-
-    # -- acting ----------------------------------------------------------------------------------
-
-    def _act(self, plan: Plan) -> None:
-        self._waiting = deque(plan.connect)
-        self._fill()
-        for peer in plan.disconnect:
-            self._disconnecting[peer] = self._task(self._disconnect(peer), f"disconnect {peer}")
-
-    def _fill(self) -> None:
-        """Start as many of the waiting connects as may run at once.
-
-        Peers that failed before get at most half of the places: a hundred dead peers, each
-        holding a place until its deadline, must not keep a new one waiting.
-        """
-        places = self.options.connect.concurrency
-        for_retries = max(1, places // 2)
-        failed_before = self._history.attempts
-        retrying = sum(peer in failed_before for peer in self._connecting)
-        while self._waiting and len(self._connecting) < places:
-            peer = self._waiting[0]
-            if peer in failed_before:
-                if retrying >= for_retries:
-                    return
-                retrying += 1
-            self._waiting.popleft()
-            self._connecting[peer] = self._task(self._connect(peer), f"connect {peer}")
-
-    async def _connect(self, peer: Peer) -> None:
-        began = self._clock()
-        outcome = await self._attempt(self.dist.connect, peer, self.options.connect.timeout)
-        before = self._history.attempts.get(peer)
-        now = self._clock()
-        self._history = planning.attempted(
-            self._history, peer, outcome, self.options.reconnect, now, self._random()
-        )
-        if outcome:
-            logger.info("Pool %s: attached %s in %.3f s", self.name, peer, now - began)
-        else:
-            said = before is not None and before.reason == outcome.reason
-            level = logging.DEBUG if said else logging.WARNING
-            hold = self._history.attempts[peer]
-            retry = "" if hold.until == math.inf else f"; next try in {hold.until - now:.1f} s"
-            logger.log(
-                level, "Pool %s: %s not attached: %s%s", self.name, peer, outcome.reason, retry
-            )
-            if hold.until < self._sleeps_until:
-                self._nudge.set()
-        del self._connecting[peer]
-        self._fill()
-
-    async def _disconnect(self, peer: Peer) -> None:
-        outcome = await self._attempt(self.dist.disconnect, peer, self.options.drain.timeout)
-        if outcome:
-            logger.info("Pool %s: dropped %s", self.name, peer)
-        else:
-            logger.warning("Pool %s: %s not dropped: %s", self.name, peer, outcome.reason)
-        del self._disconnecting[peer]
-
-    async def _attempt(
-        self, ask: Callable[[Peer], Coroutine[Any, Any, Outcome]], peer: Peer, timeout: float
-    ) -> Outcome:
-        """Ask the dist, within a deadline; whatever goes wrong becomes a refusal with a reason."""
-        try:
-            async with asyncio.timeout(timeout):
-                return await ask(peer)
-        except DistError as exc:
-            return Outcome.refused(one_line(exc))
-        except TimeoutError:
-            return Outcome.refused(f"no outcome within {timeout:g} s")
-        except Exception as exc:
-            logger.exception("Pool %s: a bug in its dist, at %s", self.name, peer)
-            return Outcome.refused(one_line(exc))
 
     def _task(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         return asyncio.create_task(coroutine, name=f"gc_bootstrap pool {self.name}: {what}")

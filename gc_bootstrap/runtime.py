@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gc_bootstrap.errors import GcBootstrapError, PeerError
+from gc_bootstrap.errors import GcBootstrapError, PeerError, one_line
 from gc_bootstrap.peer import Peer
 
 VARIABLE = "GC_BOOTSTRAP_RUNTIME_DIR"
+SUFFIX = ".agent"
 
 
 class RuntimeFolderError(GcBootstrapError):
@@ -106,7 +107,8 @@ class Registrar:
         peer = registration.peer
         content = asdict(registration) | {"peer": str(peer)}
         os.write(fd, json.dumps(content).encode())
-        self._path = self.folder / f"{registration.pid}-{peer.port}-{os.path.basename(draft)[1:]}"
+        unique = os.path.basename(draft)[1:]
+        self._path = self.folder / f"{registration.pid}-{unique}-{peer.port}{SUFFIX}"
         os.rename(draft, self._path)
         read(self.folder)
 
@@ -120,13 +122,20 @@ class Registrar:
             self._fd = None
 
 
-def read(folder: Path) -> tuple[list[Registration], list[str]]:
+def read(folder: Path, port: int | None = None) -> tuple[list[Registration], list[str]]:
     """Read the registrations of agents that live, and remove those of agents that do not.
+
+    Parameters
+    ----------
+    folder
+        Only files in it that are named as registrations are looked at.
+    port
+        Look at the registrations of this port only.
 
     Returns
     -------
     tuple
-        The registrations, and one line for each file that could not be made sense of.
+        The registrations, and one line for each that could not be made sense of.
 
     Raises
     ------
@@ -136,7 +145,7 @@ def read(folder: Path) -> tuple[list[Registration], list[str]]:
     """
     try:
         _check_private(folder)
-        paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        paths = sorted(folder.glob(f"*-{port or '*'}{SUFFIX}"))
     except (FileNotFoundError, NotADirectoryError):
         return [], []
     except OSError as exc:
@@ -148,8 +157,8 @@ def read(folder: Path) -> tuple[list[Registration], list[str]]:
             registration = _read_one(path)
         except FileNotFoundError:
             continue  # its agent has just ended
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            problems.append(f"{path}: not a registration: {exc}")
+        except (OSError, *_PARSE_ERRORS) as exc:
+            problems.append(f"{path}: not a registration: {one_line(exc)}")
         else:
             if registration is not None:
                 found.append(registration)
@@ -163,16 +172,36 @@ def _read_one(path: Path) -> Registration | None:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
             raise PeerError("not a file of this user")
+        alive = _is_locked(fd)
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            content = json.loads(file.read(8192))
-            cookie = content["cookie"]
-            if cookie is not None and not isinstance(cookie, str):
-                raise TypeError("its cookie is no text") from None
-            return Registration(Peer.parse(content["peer"]), int(content["pid"]), cookie)
+            registration = _parse(file.read(8192))
+        except _PARSE_ERRORS:
+            if alive:
+                raise
+            return None  # of nobody who lives, and not known to be ours to remove
+    if not alive:
         path.unlink(missing_ok=True)
         return None
+    return registration
+
+
+_PARSE_ERRORS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _parse(text: bytes) -> Registration:
+    content = json.loads(text)
+    cookie = content["cookie"]
+    if cookie is not None and not isinstance(cookie, str):
+        raise TypeError("its cookie is no text")
+    return Registration(Peer.parse(content["peer"]), int(content["pid"]), cookie)
 
 
 def own_cookie(peer: Peer, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -184,7 +213,7 @@ def own_cookie(peer: Peer, environ: Mapping[str, str] = os.environ) -> str | Non
         A runtime folder cannot be trusted.
     """
     for folder in folders(environ):
-        registrations, _ = read(folder)
+        registrations, _ = read(folder, peer.port)
         for registration in registrations:
             if registration.peer == peer and registration.cookie is not None:
                 return registration.cookie

@@ -7,7 +7,6 @@ are described for everybody else in ``agent/openapi.yaml``.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import platform
 import secrets
@@ -26,15 +25,15 @@ ATTACH = "/v1/attach"
 DETACH = "/v1/detach"
 STATUS = "/v1/status"
 
+# Read from the disk once: the event loop has no time for it at each attach.
+_DISTRIBUTED = version("distributed")
+
 MAX_BODY = 64 * 1024
 """Most bytes of a request's or an answer's body; real ones have a few hundred."""
 TOKEN_LIFETIME = 30.0
 """Seconds from a token's issue to its expiry."""
 CLOCK_SKEW = 30.0
 """Seconds by which the clocks of scheduler and agent may differ."""
-
-EXTRA = "gc_bootstrap"
-"""Key of ``WorkerState.extra`` under which a worker that we attached says who attached it."""
 
 
 class WireError(GcBootstrapError):
@@ -51,6 +50,9 @@ class WireError(GcBootstrapError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+    def __reduce__(self) -> tuple[type[WireError], tuple[int, str]]:
+        return type(self), (self.status, str(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,19 +175,23 @@ def parse_reply(body: bytes) -> AttachReply:
     """
     value = decode(body)
     try:
-        workers = tuple(worker["address"] for worker in value["workers"])
-        texts = (value["scheduler_id"], value["peer"], value["pool"], *workers)
-        versions = dict(value["versions"])
-        if not all(isinstance(text, str) for text in (*texts, *versions.values())):
+        workers, versions = value["workers"], value["versions"]
+        if not isinstance(workers, list) or not isinstance(versions, Mapping):
             raise TypeError
-        return AttachReply(value["scheduler_id"], value["peer"], value["pool"], workers, versions)
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return AttachReply(
+            scheduler_id=_text(value, "scheduler_id"),
+            peer=_text(value, "peer"),
+            pool=_text(value, "pool"),
+            workers=tuple(_text(worker, "address") for worker in workers),
+            versions={name: _text(versions, name) for name in versions},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, WireError):
         raise WireError(502, "the answer is not an agent's") from None
 
 
 def versions() -> dict[str, str]:
     """What has to match between scheduler and agent."""
-    return {"python": platform.python_version(), "distributed": version("distributed")}
+    return {"python": platform.python_version(), "distributed": _DISTRIBUTED}
 
 
 def mismatch(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
@@ -269,7 +275,7 @@ class Verifier:
             401, with the reason.
         """
         scheme, _, token = (header or "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        if scheme.lower() != "bearer" or not token or not token.isascii():
             raise WireError(401, "no token; this agent wants requests signed with its cookie")
         try:
             claims = jwt.decode(
@@ -294,7 +300,7 @@ class Verifier:
         self, claims: Mapping[str, Any], method: str, path: str, body: bytes, now: float
     ) -> None:
         issued, expires, token_id = claims["iat"], claims["exp"], claims["jti"]
-        if not all(type(t) in (int, float) for t in (issued, expires)):
+        if not all(type(t) in (int, float) and abs(t) < 1e12 for t in (issued, expires)):
             raise WireError(401, "the token's times are not numbers")
         if not isinstance(token_id, str) or not 0 < len(token_id) <= 64:
             raise WireError(401, "the token's id is not one")
@@ -308,7 +314,7 @@ class Verifier:
             raise WireError(401, f"the token expired {late:.0f} s ago; check the clocks")
         if (claims["htm"], claims["htu"]) != (method, path):
             raise WireError(401, "the token is for another request")
-        if not hmac.compare_digest(str(claims["body"]).encode(), _digest(body).encode()):
+        if claims["body"] != _digest(body):
             raise WireError(401, "the token is for another body")
         for old in [jti for jti, until in self._seen.items() if until < now]:
             del self._seen[old]

@@ -13,6 +13,7 @@ from pathlib import Path
 import dask.config
 import psutil
 import pytest
+from blockbuster import blockbuster_ctx
 
 SETTLE = 5.0
 """Seconds that what a test has closed may take to be gone: processes have to be reaped."""
@@ -90,6 +91,18 @@ def nothing_left(
     if runtime_dir.exists():
         left |= {f"registration {path}" for path in runtime_dir.iterdir()}
     assert not left, "left behind: " + "; ".join(sorted(left))
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop(nothing_left: None) -> Iterator[None]:
+    """Fail where what runs in a scheduler blocks its event loop.
+
+    Not the agent: blocking calls of Dask's own that it leads to (a Worker makes its folders) would
+    count as its own.
+    """
+    scheduler_side = ["pool", "plan", "wire", "discovery", "dist"]
+    with blockbuster_ctx([f"gc_bootstrap.{module}" for module in scheduler_side]):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,8 @@ class Listen:
             host = host[1:-1]
         elif ":" in host:
             colon = ""  # a bare IPv6 address has no port
-        if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        is_port = port.isascii() and port.isdigit() and len(port) <= 5
+        if not colon or not is_port or int(port) > 65535:
             raise ConfigError(f"--listen {text}: is not HOST:PORT, such as 0.0.0.0:{DEFAULT_PORT}")
         return cls(host or "0.0.0.0", int(port), fixed=True)  # noqa: S104 - ":8791" says so
 
@@ -64,6 +65,8 @@ class Listen:
             )
         except socket.gaierror as exc:
             raise ConfigError(f"--listen {self.host}: {exc.strerror}") from exc
+        except UnicodeError:
+            raise ConfigError(f"--listen {self.host}: is not a host") from None
         family, kind, protocol, _, address = found[0]
         try:
             return _bound(family, kind, protocol, address)

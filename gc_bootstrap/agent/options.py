@@ -85,7 +85,10 @@ def worker_options(given: Mapping[str, Any]) -> WorkerOptions:
     worker_class = _worker_class(common.pop("worker_class"), problems)
     if not nanny:
         common.pop("preload_nanny")
-    ports = _ports(common.pop("worker_port"), common.pop("nanny_port"), count, nanny, problems)
+    ports: Sequence[Mapping[str, Any]] = ()
+    worker_port, nanny_port = common.pop("worker_port"), common.pop("nanny_port")
+    if not (common["listen_address"] and count > 1):  # that has been said
+        ports = _ports(worker_port, nanny_port, count, nanny, problems)
     if problems:
         raise ConfigError(problems)
     listen_address = common.pop("listen_address")
@@ -185,7 +188,7 @@ def _ports(
         return dask_worker._apportion_ports(worker, nanny_port, count, nanny)
     except (ValueError, TypeError) as exc:
         problems.append(f"--worker-port, --nanny-port: {exc}")
-        return []
+        return ()
 
 
 def _name(name: str | None, index: int, count: int) -> str | int | None:

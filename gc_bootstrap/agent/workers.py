@@ -12,8 +12,8 @@ from distributed import Nanny, Worker
 from distributed.core import Status, rpc
 from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
-from gc_bootstrap import wire
 from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.peer import WORKER_EXTRA
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class WorkerGroup:
         """
         information = {
             **DEFAULT_STARTUP_INFORMATION,
-            wire.EXTRA: partial(_constant, self._tag),
+            WORKER_EXTRA: partial(_constant, self._tag),
         }
         kind = _Nanny if self._options.nanny else self._options.worker_class
         try:

@@ -109,7 +109,11 @@ def _cookie(file: str | None) -> cookies.Cookie | None:
     key = "--cookie-file"
     if file is None and configured is not None and not os.environ.get(cookies.FILE_VARIABLE):
         file, key = str(configured), "gc-bootstrap.cookie-file"
-    return cookies.find(file, key=key)
+    try:
+        return cookies.find(file, key=key)
+    finally:
+        # Workers inherit this process' environment, and need not know it.
+        os.environ.pop(cookies.VARIABLE, None)
 
 
 def _duration(option: str, text: str) -> float:

@@ -148,7 +148,7 @@ class _Demo:
             while not file.exists() or not (text := file.read_text()).endswith("}"):
                 await self._pause()
         address = str(json.loads(text)["address"])
-        self._say(f"Scheduler {number} is up at {address}: dask {preload}")
+        self._say(f"Scheduler {number} is up at {address}: dask scheduler {preload}")
         return group, address
 
     async def _formed(self, client: Client, without: str = "") -> set[str]:

@@ -18,7 +18,7 @@ from gc_bootstrap.cookie import Cookie
 from gc_bootstrap.dist.base import Dist, Owner
 from gc_bootstrap.dist.client import AgentClient, Answer
 from gc_bootstrap.errors import ConfigError, DistError, PeerError
-from gc_bootstrap.peer import Outcome, Peer
+from gc_bootstrap.peer import WORKER_EXTRA, Outcome, Peer
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MEMBERS_AT_ONCE = 1000
+"""Workers of the scheduler's table to read before the event loop gets a turn: about a millisecond."""
 REGISTRATION_TIMEOUT = 5.0
 """Seconds from an agent's answer until its worker must be in the scheduler's worker table. The
 agent answers when the worker says that it has registered, so there is hardly anything to wait for."""
@@ -64,7 +66,7 @@ class DaskDist(Dist):
         ConfigError
             The cookie or a certificate cannot be read, or agents cannot dial this scheduler.
         """
-        self._cookie = cookies.find(owner.options.cookie_file, key="gc-bootstrap.cookie-file")
+        self._cookie = cookies.find(owner.options.cookie_file, key=owner.options.cookie_key)
         try:
             tls = owner.scheduler.security.get_connection_args("scheduler")["ssl_context"]
         except (OSError, ValueError) as exc:
@@ -97,9 +99,14 @@ class DaskDist(Dist):
             await self._client.close()
 
     async def members(self) -> frozenset[Peer]:
-        pool = self.owner.pool
-        workers = self._scheduler.workers.values()
-        return frozenset(tag[0] for ws in workers if (tag := _tag(ws)) and tag[1] == pool)
+        found: set[Peer] = set()
+        for number, ws in enumerate(list(self._scheduler.workers.values())):
+            tag = _tag(ws)
+            if tag is not None and tag[1] == self.owner.pool:
+                found.add(tag[0])
+            if number % MEMBERS_AT_ONCE == MEMBERS_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        return frozenset(found)
 
     async def changed(self) -> None:
         await self._lost.wait()
@@ -129,7 +136,7 @@ class DaskDist(Dist):
                 )
             if reply.pool != owner.pool:
                 return Outcome.refused(f"is attached by the pool {reply.pool!r}")
-            if not self._workers(peer):
+            if not registered.is_set() and not self._workers(peer):
                 await self._until(registered, reply)
         return Outcome.DONE
 
@@ -229,7 +236,7 @@ class _Expectation:
 
 def _tag(ws: WorkerState) -> tuple[Peer, str] | None:
     """Who attached a worker: the peer and the pool, or None where it was not one of us."""
-    tag = ws.extra.get(wire.EXTRA)
+    tag = ws.extra.get(WORKER_EXTRA)
     if tag is None:
         return None
     try:

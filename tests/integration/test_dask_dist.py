@@ -66,7 +66,7 @@ class DistFactory:
         scheduler: Scheduler | None = None,
     ) -> DaskDist:
         owner = Owner(scheduler or self._scheduler, pool, options or PoolOptions())
-        dist = DaskDist.for_scheduler(owner)
+        dist = await asyncio.to_thread(DaskDist.for_scheduler, owner)  # it reads files
         self._made.append(dist)
         await dist.start()
         return dist

@@ -83,12 +83,6 @@ def test_the_file_given_wins_over_the_variables_and_the_file_over_the_secret(
     assert found.key == Cookie(texts[2], "").key
 
 
-def test_the_secret_is_taken_out_of_the_environment() -> None:
-    environ = {"GC_BOOTSTRAP_COOKIE": SECRET, "OTHER": "stays"}
-    assert find(None, environ)
-    assert environ == {"OTHER": "stays"}
-
-
 @pytest.mark.parametrize("variable", ["short", "", "\udcff" * 20], ids=["short", "empty", "bytes"])
 def test_a_bad_secret_in_the_environment_is_an_error_and_not_none(variable: str) -> None:
     with pytest.raises(ConfigError, match=r"^GC_BOOTSTRAP_COOKIE: "):
@@ -101,8 +95,8 @@ def test_a_bad_secret_in_the_environment_is_an_error_and_not_none(variable: str)
         (b"", "the cookie has 0 characters"),
         (b"short\n", "the cookie has 5 characters"),
         (b"\xff" * 32, "the cookie is not text"),
-        (b"x" * 100_000, r"the cookie has \d+ characters; expected 16 to 4096"),
-        (b"x" * 32 + b"\n" * 5000 + b"y" * 32, "the cookie has "),
+        (b"x" * 100_000, "is longer than 4096 characters"),
+        (b"x" * 32 + b"\n" * 5000 + b"y" * 32, "the cookie has 5064 characters"),
         ("\u00fc".encode() * 5000, "the cookie has "),
     ],
     ids=["empty", "short", "binary", "long", "long with a gap", "long in bytes"],

@@ -76,7 +76,7 @@ async def test_a_file_that_makes_no_sense_is_a_part_of_the_truth_and_said_once(
     runtime_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with registered(A):
-        link = runtime_dir / "link"
+        link = runtime_dir / "link-1.agent"
         link.symlink_to("/nowhere")
         discovery = LocalDiscovery()
         for _ in range(2):

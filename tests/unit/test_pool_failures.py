@@ -51,10 +51,10 @@ async def test_half_of_the_places_are_kept_for_peers_that_never_failed() -> None
     async with Pool(discovery, dist, options=options) as pool:
         await eventually(lambda: {peer for _, peer in dist.calls} == set(MANY))
         dist.behaviour = dict.fromkeys(MANY, HANGS)
-        await eventually(lambda: len(pool._connecting) == 2)
+        await eventually(lambda: len(pool._enactor.connecting) == 2)
         discovery.set([*MANY, A])
         await eventually(lambda: dist.connected == {A})
-        assert len(pool._connecting) == 2
+        assert len(pool._enactor.connecting) == 2
 
 
 async def test_with_one_place_a_peer_that_failed_still_gets_it() -> None:
@@ -73,7 +73,7 @@ async def test_a_connect_ends_at_its_deadline_and_is_tried_again() -> None:
     options = replace(QUICK, connect=ConnectOptions(timeout=0.01))
     async with Pool(ManualDiscovery([A]), dist, options=options) as pool:
         await eventually(lambda: len(dist.calls) >= 2)
-        await eventually(lambda: not pool._connecting)
+        await eventually(lambda: not pool._enactor.connecting)
         assert "no outcome within 0.01 s" in (await pool.status()).held[A]
         dist.behaviour = {}
         await eventually(lambda: dist.connected == {A})
@@ -99,7 +99,7 @@ async def test_a_bug_in_the_dist_is_held_against_its_peer_only(
     dist.behaviour = {A: ValueError("not enough values")}
     async with Pool(ManualDiscovery([A, B]), dist, options=RARELY) as pool:
         await eventually(lambda: dist.connected == {B})
-        await eventually(lambda: ("connect", A) in dist.calls and not pool._connecting)
+        await eventually(lambda: ("connect", A) in dist.calls and not pool._enactor.connecting)
         assert "ValueError: not enough values" in (await pool.status()).held[A]
     assert "a bug in its dist, at 10.0.0.1:1" in caplog.text
 
@@ -116,7 +116,7 @@ async def test_status_shows_who_is_held_and_why() -> None:
         ManualDiscovery([A, B, C]), dist, options=options, clock=lambda: 7.0, random=lambda: 0.5
     )
     async with pool:
-        await eventually(lambda: len(dist.calls) == 3 and set(pool._connecting) == {C})
+        await eventually(lambda: len(dist.calls) == 3 and set(pool._enactor.connecting) == {C})
         status = await pool.status()
         assert status.held == {
             A: "backing off for 100.0 s after 1 failures: is not reachable",

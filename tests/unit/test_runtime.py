@@ -175,7 +175,7 @@ def test_a_folder_that_is_a_file_or_a_link_is_refused(folder: Path, tmp_path: Pa
 def test_a_garbled_registration_is_a_problem_and_hides_no_other(
     folder: Path, content: bytes
 ) -> None:
-    garbled = folder / "1-1-garbled"
+    garbled = folder / "garbled-1.agent"
     garbled.write_bytes(content)
     good = Registration(A, 11)
     with locked(garbled), registered(folder, good):
@@ -191,9 +191,9 @@ def test_links_folders_and_pipes_are_not_followed_and_not_removed(
 ) -> None:
     target = tmp_path / "target"
     target.write_text('{"peer": "a:1", "pid": 1, "cookie": null}')
-    (folder / "link").symlink_to(target)
-    (folder / "folder").mkdir()
-    os.mkfifo(folder / "pipe")
+    (folder / "link-1.agent").symlink_to(target)
+    (folder / "folder-1.agent").mkdir()
+    os.mkfifo(folder / "pipe-1.agent")
     with locked(target):
         found, problems = read(folder)
     assert found == []
@@ -202,7 +202,7 @@ def test_links_folders_and_pipes_are_not_followed_and_not_removed(
     assert target.exists()
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "id_rsa", "1-1-thesis.tex"])
+@pytest.mark.parametrize("name", ["notes.txt", "id_rsa", "secret-1.agent"])
 def test_a_file_that_is_no_registration_is_never_removed(folder: Path, name: str) -> None:
     # GC_BOOTSTRAP_RUNTIME_DIR may name a folder that holds other things: a home, say.
     (folder / name).write_text("years of work")
