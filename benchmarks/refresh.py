@@ -29,11 +29,12 @@ from distributed import Scheduler
 from distributed.core import Status
 from distributed.scheduler import WorkerState
 
-from gc_bootstrap import Discovery, DistError, Outcome, Peer, Pool, Snapshot, wire
+from gc_bootstrap import Discovery, DistError, Outcome, Peer, Pool, Snapshot
 from gc_bootstrap.config import DEFAULT_POOL, PoolOptions, ReconnectOptions
 from gc_bootstrap.discovery.static import StaticDiscovery
 from gc_bootstrap.dist import Owner
 from gc_bootstrap.dist.dask import DaskDist
+from gc_bootstrap.peer import WORKER_EXTRA
 
 TARGET = 0.005
 """Seconds per 1,000 peers."""
@@ -91,7 +92,7 @@ def add_members(scheduler: Scheduler, names: list[tuple[str, int]]) -> None:
             local_directory="",
             nanny=None,
             server_id=address,
-            extra={wire.EXTRA: {"peer": f"{host}:{port}", "pool": DEFAULT_POOL}},
+            extra={WORKER_EXTRA: {"peer": f"{host}:{port}", "pool": DEFAULT_POOL}},
             scheduler=scheduler,
         )
 

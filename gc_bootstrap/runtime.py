@@ -122,15 +122,13 @@ class Registrar:
             self._fd = None
 
 
-def read(folder: Path, port: int | None = None) -> tuple[list[Registration], list[str]]:
+def read(folder: Path) -> tuple[list[Registration], list[str]]:
     """Read the registrations of agents that live, and remove those of agents that do not.
 
     Parameters
     ----------
     folder
         Only files in it that are named as registrations are looked at.
-    port
-        Look at the registrations of this port only.
 
     Returns
     -------
@@ -145,7 +143,7 @@ def read(folder: Path, port: int | None = None) -> tuple[list[Registration], lis
     """
     try:
         _check_private(folder)
-        paths = sorted(folder.glob(f"*-{port or '*'}{SUFFIX}"))
+        paths = sorted(folder.glob(f"*{SUFFIX}"))
     except (FileNotFoundError, NotADirectoryError):
         return [], []
     except OSError as exc:
@@ -204,17 +202,16 @@ def _parse(text: bytes) -> Registration:
     return Registration(Peer.parse(content["peer"]), int(content["pid"]), cookie)
 
 
-def own_cookie(peer: Peer, environ: Mapping[str, str] = os.environ) -> str | None:
-    """The cookie that a living agent of this user made for itself, if ``peer`` is one.
+def own_cookies(environ: Mapping[str, str] = os.environ) -> dict[Peer, str]:
+    """The cookies that living agents of this user made for themselves.
 
     Raises
     ------
     RuntimeFolderError
         A runtime folder cannot be trusted.
     """
+    found: dict[Peer, str] = {}
     for folder in folders(environ):
-        registrations, _ = read(folder, peer.port)
-        for registration in registrations:
-            if registration.peer == peer and registration.cookie is not None:
-                return registration.cookie
-    return None
+        registrations, _ = read(folder)
+        found |= {r.peer: r.cookie for r in registrations if r.cookie is not None}
+    return found

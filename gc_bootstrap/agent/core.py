@@ -24,10 +24,10 @@ STATES: tuple[State, ...] = ("warming", "idle", "attaching", "attached", "draini
 
 START_TIMEOUT = 30.0
 """Seconds for the workers of one attach to start and register."""
-QUICK_DIAL_TIMEOUT = 0.5
+PATIENCE = 0.5
+"""Seconds that workers may take to start before the agent looks whether the scheduler is there."""
 DIAL_TIMEOUT = 5.0
-"""Seconds for a first connection to the scheduler's address, before any worker is started: a quick
-one, and a patient one if that fails."""
+"""Seconds for that look."""
 RELEASE_TIMEOUT = 5.0
 """Seconds that an attach waits for the workers of the last scheduler to be gone."""
 
@@ -221,7 +221,7 @@ class Agent:
     async def _hold(self, lease: Lease) -> None:
         """Own the lease's workers from first to last."""
         scheduler = lease.request.scheduler
-        logger.info("Attaching to %s as %s", scheduler, lease.request.peer)
+        logger.debug("Attaching to %s as %s", scheduler, lease.request.peer)
         try:
             await self._start(lease)
         except WireError as exc:
@@ -230,7 +230,8 @@ class Agent:
             lease.started.set_exception(exc)
         else:
             self.attaches += 1
-            logger.info("Attached to %s with %s", scheduler, ", ".join(lease.group.addresses))
+            workers = ", ".join(lease.group.addresses)
+            logger.info("Attached to %s as %s with %s", scheduler, lease.request.peer, workers)
             lease.started.set_result(None)
             await lease.group.finished()
             logger.info("The workers for %s have ended", scheduler)
@@ -242,18 +243,30 @@ class Agent:
                 self._lease = None
 
     async def _start(self, lease: Lease) -> None:
-        await _check_reachable(lease.request.scheduler, self.options.security)
+        """Start the lease's workers; where that takes long, find out whether it can succeed."""
+        scheduler = lease.request.scheduler
+        location = _parse_address(scheduler)
+        starting = asyncio.create_task(lease.group.start())
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                await lease.group.start()
+                await asyncio.wait([starting], timeout=PATIENCE)
+                if not starting.done():
+                    # Dask goes on trying to connect for half a minute, and then says little.
+                    await _check_reachable(scheduler, location, self.options.security)
+                await starting
         except TimeoutError:
             reason = f"no worker has registered within {START_TIMEOUT:g} s"
             raise WireError(500, f"a worker does not start: {reason}") from None
+        except WireError:
+            raise
         except Exception as exc:
             cause: BaseException = exc
             while cause.__cause__ is not None:  # Dask wraps it: "Nanny failed to start."
                 cause = cause.__cause__
             raise WireError(500, f"a worker does not start: {one_line(cause)}") from exc
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
 
     async def _end(self, lease: Lease) -> None:
         lease.group.ending.set()
@@ -272,31 +285,41 @@ class Agent:
                 raise WireError(503, "the workers of its last scheduler have not ended yet")
 
 
-async def _check_reachable(scheduler: str, security: Security | None) -> None:
-    """Try the scheduler's address before any worker is started for it.
+def _parse_address(scheduler: str) -> tuple[str, int] | None:
+    """Host and port of a scheduler's address; None where its protocol is not TCP.
 
     Raises
     ------
     WireError
-        422 where it is no address, 502 where no Dask scheduler answers there.
+        422: it is no address.
     """
     try:
         scheme, location = parse_address(scheduler, strict=True)
-        host, port = parse_host_port(location) if scheme in ("tcp", "tls") else (None, 1)
+        if scheme not in ("tcp", "tls"):
+            return None
+        host, port = parse_host_port(location)
         if not 0 < port < 65536:
             raise ValueError("no such port")
     except ValueError:
         raise WireError(422, f"{scheduler!r} is not a scheduler's address") from None
+    return host, port
+
+
+async def _check_reachable(
+    scheduler: str, location: tuple[str, int] | None, security: Security | None
+) -> None:
+    """Find out whether a Dask scheduler answers at an address.
+
+    Raises
+    ------
+    WireError
+        502: none does, with the reason.
+    """
     arguments = (security or Security()).get_connection_args("worker")
     try:
-        try:
-            comm = await connect(scheduler, timeout=QUICK_DIAL_TIMEOUT, **arguments)
-        except OSError:
-            # Dask tries again until its timeout and then says no more than that. A plain
-            # connection says at once what is wrong; where it works, the scheduler is just slow.
-            if host is not None:
-                await _dial(host, port)
-            comm = await connect(scheduler, timeout=DIAL_TIMEOUT, **arguments)
+        if location is not None:
+            await _dial(*location)  # says at once what is wrong; Dask tries again and again
+        comm = await connect(scheduler, timeout=DIAL_TIMEOUT, **arguments)
     except (OSError, ValueError, RuntimeError) as exc:
         # OSError: nobody, or somebody else, answers there. The others: the scheduler wants TLS
         # and this agent has no certificate, or the protocol is not installed here.

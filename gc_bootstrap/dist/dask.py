@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OWN_COOKIES_FOR = 0.2
+"""Seconds for which the cookies of this user's agents are not read again."""
 MEMBERS_AT_ONCE = 1000
 """Workers of the scheduler's table to read before the event loop gets a turn: about a millisecond."""
 REGISTRATION_TIMEOUT = 5.0
@@ -43,6 +46,7 @@ class DaskDist(Dist):
     def __init__(self) -> None:
         self._owner: Owner | None = None
         self._cookie: Cookie | None = None
+        self._own_cookies = _OwnCookies()
         self._client: AgentClient | None = None
         self._watcher: _Watcher | None = None
         self._lost = asyncio.Event()
@@ -172,7 +176,7 @@ class DaskDist(Dist):
     ) -> Answer:
         assert self._client is not None, "bind() comes first"
         body = wire.encode(message)
-        cookie = await asyncio.to_thread(self._cookie_for, peer) if _is_local(peer) else self._cookie
+        cookie = await self._cookie_for(peer) if _is_local(peer) else self._cookie
         header = cookie and wire.sign(cookie, "POST", path, body, self._clock())
         answer = await self._client.post(peer, path, body, header or None, limit)
         if answer.status in (401, 403):
@@ -180,23 +184,42 @@ class DaskDist(Dist):
             raise DistError(f"refuses this scheduler: {answer.error} (the request was {with_what})")
         return answer
 
-    def _cookie_for(self, peer: Peer) -> Cookie | None:
+    async def _cookie_for(self, peer: Peer) -> Cookie | None:
         """The cookie of a peer on this host: the one that the agent made itself, or the shared."""
-        names = [Peer(host, peer.port) for host in ("127.0.0.1", "::1")]
-        names = names if peer.host == "localhost" else [peer]
+        hosts = ("127.0.0.1", "::1") if peer.host == "localhost" else (peer.host,)
         try:
-            own = next(filter(None, map(runtime.own_cookie, names)), None)
+            own = await self._own_cookies.get()
         except runtime.RuntimeFolderError as exc:
             if self._cookie is None:
                 raise DistError(f"its cookie cannot be read: {exc}") from exc
-            own = None
-        return Cookie(own, f"the registration of {peer}") if own is not None else self._cookie
+            return self._cookie
+        for host in hosts:
+            secret = own.get(Peer(host, peer.port))
+            if secret is not None:
+                return Cookie(secret, f"the registration of {peer}")
+        return self._cookie
 
     def _compare_versions(self, peer: Peer, reply: wire.AttachReply) -> None:
         if self.owner.options.versions == "warn":
             differ = wire.mismatch(reply.versions, wire.versions())
             if differ:
                 logger.warning("%s attached, though its versions differ: %s", peer, differ)
+
+
+class _OwnCookies:
+    """What :func:`runtime.own_cookies` reads, once for all the connects of a moment."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._found: dict[Peer, str] = {}
+        self._read_at = -math.inf
+
+    async def get(self) -> dict[Peer, str]:
+        async with self._lock:
+            if time.monotonic() - self._read_at > OWN_COOKIES_FOR:
+                self._found = await asyncio.to_thread(runtime.own_cookies)
+                self._read_at = time.monotonic()
+            return self._found
 
 
 class _Watcher(SchedulerPlugin):

@@ -19,7 +19,7 @@ from gc_bootstrap.runtime import (
     Registration,
     RuntimeFolderError,
     folders,
-    own_cookie,
+    own_cookies,
     read,
 )
 
@@ -248,14 +248,12 @@ def test_new_registrations_go_to_the_first_folder(runtime_dir: Path) -> None:
 
 def test_the_cookie_of_an_agent_of_this_user_is_found(runtime_dir: Path) -> None:
     with registered(None, Registration(A, 11), Registration(A, 12, "one"), Registration(B, 13)):
-        assert own_cookie(A) == "one"
-        assert own_cookie(B) is None
-        assert own_cookie(Peer("127.0.0.1", 9)) is None
-    assert own_cookie(A) is None
+        assert own_cookies() == {A: "one"}
+    assert own_cookies() == {}
 
 
 def test_a_cookie_in_a_folder_that_others_can_write_to_is_not_trusted(runtime_dir: Path) -> None:
     runtime_dir.mkdir(mode=0o700)
     runtime_dir.chmod(0o777)
     with pytest.raises(RuntimeFolderError, match="is open to other users"):
-        own_cookie(A)
+        own_cookies()
