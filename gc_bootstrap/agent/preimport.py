@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import importlib
 import os
-
-from distributed.versions import get_versions
+import signal
 
 VARIABLE = "_GC_BOOTSTRAP_PREIMPORT"
+"""Names the modules to import; set in the forkserver only."""
 
 FAILURES: dict[str, str] = {}
 
-for _name in filter(None, os.environ.get(VARIABLE, "").split(",")):
-    try:
-        importlib.import_module(_name)
-    except Exception as _exc:
-        FAILURES[_name] = f"{type(_exc).__name__}: {_exc}"
 
-# Every worker states the versions of a dozen packages; reading them once fills Dask's cache.
-get_versions()
+def _prepare(names: list[str]) -> None:
+    from distributed.versions import get_versions
+
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as exc:
+            FAILURES[name] = f"{type(exc).__name__}: {exc}"
+    # Every worker states the versions of a dozen packages; reading them once fills Dask's cache.
+    get_versions()
+    # Ctrl-C in a terminal reaches the workers as well as the agent. The agent alone acts on it:
+    # it moves their data away first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+if VARIABLE in os.environ:
+    _prepare([name for name in os.environ[VARIABLE].split(",") if name])

@@ -23,7 +23,7 @@ from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import click_parameters, worker_options
 from gc_bootstrap.agent.run import AgentOptions, run
 from gc_bootstrap.cli.common import errors_as_lines
-from gc_bootstrap.errors import ConfigError, one_line
+from gc_bootstrap.errors import ConfigError, one_line, os_reason
 from gc_bootstrap.logs import log_like_distributed
 
 
@@ -93,7 +93,10 @@ def command(
             drain_timeout=_duration("--drain-timeout", drain_timeout),
         )
         if pid_file:
-            Path(pid_file).write_text(str(os.getpid()))
+            try:
+                Path(pid_file).write_text(str(os.getpid()))
+            except OSError as exc:
+                raise ConfigError(f"--pid-file {pid_file}: {os_reason(exc)}") from exc
             atexit.register(partial(Path(pid_file).unlink, missing_ok=True))
         prepare = partial(warm.warm_up, own, options.workers.preload)
         if not options.workers.nanny:

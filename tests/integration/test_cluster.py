@@ -115,7 +115,8 @@ async def test_two_schedulers_never_share_an_agent(processes: Processes) -> None
     await second.formed(agents)
 
 
-async def test_sigterm_moves_the_data_away_first(processes: Processes) -> None:
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C"])
+async def test_a_signal_moves_the_data_away_first(processes: Processes, how: str) -> None:
     agents = await processes.agents(2)
     scheduler = await processes.scheduler(agents)
     await scheduler.formed(agents)
@@ -124,7 +125,11 @@ async def test_sigterm_moves_the_data_away_first(processes: Processes) -> None:
         ran = client.map(lambda x: (x, os.urandom(8)), range(40))
         before = await client.gather(ran)
         _, group = agents.popitem()
-        group.signal(signal.SIGTERM)
+        assert group.pid is not None
+        if how == "SIGTERM":
+            group.signal(signal.SIGTERM)
+        else:  # a terminal sends it to every process of the group, workers included
+            os.killpg(group.pid, signal.SIGINT)
         await until(lambda: group.ended, "the agent has ended")
         assert group.returncode == 0, group.tail()
         assert "Traceback" not in group.tail(500)
