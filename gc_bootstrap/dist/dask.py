@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OWN_COOKIES_FOR = 0.2
-"""Seconds for which the cookies of this user's agents are not read again."""
+OWN_COOKIES_FOR = 2.0
+"""Seconds for which the cookies of this user's agents are not read again, unless one is refused."""
+FRESH = 0.1
+"""Seconds after which a refused cookie may be one that has been replaced since it was read."""
 MEMBERS_AT_ONCE = 1000
 """Workers of the scheduler's table to read before the event loop gets a turn: about a millisecond."""
 REGISTRATION_TIMEOUT = 5.0
@@ -176,28 +178,37 @@ class DaskDist(Dist):
     ) -> Answer:
         assert self._client is not None, "bind() comes first"
         body = wire.encode(message)
-        cookie = await self._cookie_for(peer) if _is_local(peer) else self._cookie
-        header = cookie and wire.sign(cookie, "POST", path, body, self._clock())
-        answer = await self._client.post(peer, path, body, header or None, limit)
-        if answer.status in (401, 403):
-            with_what = f"signed with {cookie!r}" if cookie else "not signed: no cookie is known"
-            raise DistError(f"refuses this scheduler: {answer.error} (the request was {with_what})")
-        return answer
+        while True:
+            cookie, read_at = await self._cookie_for(peer)
+            header = cookie and wire.sign(cookie, "POST", path, body, self._clock())
+            answer = await self._client.post(peer, path, body, header or None, limit)
+            if answer.status not in (401, 403):
+                return answer
+            if not self._own_cookies.forget(read_at):
+                break
+            # An agent that was started a moment ago has made a cookie that has not been read yet.
+        with_what = f"signed with {cookie!r}" if cookie else "not signed: no cookie is known"
+        raise DistError(f"refuses this scheduler: {answer.error} (the request was {with_what})")
 
-    async def _cookie_for(self, peer: Peer) -> Cookie | None:
-        """The cookie of a peer on this host: the one that the agent made itself, or the shared."""
+    async def _cookie_for(self, peer: Peer) -> tuple[Cookie | None, float]:
+        """The cookie to sign with, and when it was read if it may be out of date, else infinity.
+
+        For a peer on this host the one that the agent made itself, if it did; else the shared one.
+        """
+        if not _is_local(peer):
+            return self._cookie, math.inf
         hosts = ("127.0.0.1", "::1") if peer.host == "localhost" else (peer.host,)
         try:
-            own = await self._own_cookies.get()
+            own, read_at = await self._own_cookies.get()
         except runtime.RuntimeFolderError as exc:
             if self._cookie is None:
                 raise DistError(f"its cookie cannot be read: {exc}") from exc
-            return self._cookie
+            return self._cookie, math.inf
         for host in hosts:
             secret = own.get(Peer(host, peer.port))
             if secret is not None:
-                return Cookie(secret, f"the registration of {peer}")
-        return self._cookie
+                return Cookie(secret, f"the registration of {peer}"), read_at
+        return self._cookie, read_at
 
     def _compare_versions(self, peer: Peer, reply: wire.AttachReply) -> None:
         if self.owner.options.versions == "warn":
@@ -214,12 +225,21 @@ class _OwnCookies:
         self._found: dict[Peer, str] = {}
         self._read_at = -math.inf
 
-    async def get(self) -> dict[Peer, str]:
+    async def get(self) -> tuple[dict[Peer, str], float]:
+        """The cookies, and when they were read."""
         async with self._lock:
-            if time.monotonic() - self._read_at > OWN_COOKIES_FOR:
+            now = time.monotonic()
+            if now - self._read_at > OWN_COOKIES_FOR:
                 self._found = await asyncio.to_thread(runtime.own_cookies)
-                self._read_at = time.monotonic()
-            return self._found
+                self._read_at = now
+            return self._found, self._read_at
+
+    def forget(self, read_at: float) -> bool:
+        """Have the next :meth:`get` read again; False if what was read then is fresh anyway."""
+        stale = time.monotonic() - read_at > FRESH
+        if stale and self._read_at == read_at:
+            self._read_at = -math.inf
+        return stale
 
 
 class _Watcher(SchedulerPlugin):

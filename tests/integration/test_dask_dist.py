@@ -285,3 +285,15 @@ async def test_a_worker_that_does_not_start_is_said_with_the_reason(dists: DistF
         assert agent.agent.state == "idle"
         worker["preload"] = []
         assert await (await dists()).connect(agent.peer)
+
+
+async def test_an_agent_that_was_restarted_on_its_port_is_attached_at_once(
+    dists: DistFactory,
+) -> None:
+    dist = await dists()
+    async with agent_here() as first:
+        assert await dist.connect(first.peer)
+        await dist.disconnect(first.peer)
+    await asyncio.sleep(0.15)  # its cookie is remembered, and is not fresh any more
+    async with agent_here(listen=str(first.peer)) as second:
+        assert await dist.connect(second.peer)
