@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +26,10 @@ SUFFIX = ".agent"
 
 class RuntimeFolderError(GcBootstrapError):
     """The runtime folder cannot be used, or is not this user's alone."""
+
+
+class ForeignFolderError(RuntimeFolderError):
+    """The runtime folder belongs to somebody else: no agent of this user is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def _check_private(folder: Path) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise RuntimeFolderError(f"{folder} is not a folder")
     if status.st_uid != os.getuid():
-        raise RuntimeFolderError(f"{folder} belongs to user {status.st_uid}, not to this one")
+        raise ForeignFolderError(f"{folder} belongs to user {status.st_uid}, not to this one")
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         raise RuntimeFolderError(f"{folder} is open to other users (mode {mode:04o}, not 0700)")
@@ -111,6 +115,11 @@ class Registrar:
         self._path = self.folder / f"{registration.pid}-{unique}-{peer.port}{SUFFIX}"
         os.rename(draft, self._path)
         read(self.folder)
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has removed the registration: a logout, or who tidies ``/tmp``."""
+        return self._fd is not None and os.fstat(self._fd).st_nlink == 0
 
     def close(self) -> None:
         """Take the registration back."""
@@ -163,6 +172,33 @@ def read(folder: Path) -> tuple[list[Registration], list[str]]:
     return found, problems
 
 
+def read_all(places: Sequence[Path]) -> tuple[list[Registration], list[str]]:
+    """Read several folders, as :func:`read` does one.
+
+    A folder of somebody else is passed over: anybody can make one in ``/tmp``, and must not be able
+    to hide the others. Where there is no other it is an error all the same.
+
+    Raises
+    ------
+    RuntimeFolderError
+        As :func:`read`.
+    """
+    found: list[Registration] = []
+    problems: list[str] = []
+    foreign: list[ForeignFolderError] = []
+    for folder in places:
+        try:
+            registrations, unread = read(folder)
+        except ForeignFolderError as exc:
+            foreign.append(exc)
+        else:
+            found += registrations
+            problems += unread
+    if foreign and len(foreign) == len(places):
+        raise foreign[0]
+    return found, problems
+
+
 def _read_one(path: Path) -> Registration | None:
     """Read one registration; None (and it is removed) where its agent is dead."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -210,8 +246,5 @@ def own_cookies(environ: Mapping[str, str] = os.environ) -> dict[Peer, str]:
     RuntimeFolderError
         A runtime folder cannot be trusted.
     """
-    found: dict[Peer, str] = {}
-    for folder in folders(environ):
-        registrations, _ = read(folder)
-        found |= {r.peer: r.cookie for r in registrations if r.cookie is not None}
-    return found
+    registrations, _ = read_all(folders(environ))
+    return {r.peer: r.cookie for r in registrations if r.cookie is not None}

@@ -64,13 +64,15 @@ class AttachRequest:
     peer: str
     pool: str = DEFAULT_POOL
     versions: Mapping[str, str] = field(default_factory=dict)
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DetachRequest:
-    """``POST /v1/detach``: be nobody's again."""
+    """``POST /v1/detach``: be nobody's again. ``peer`` is the name that the agent is held under."""
 
     scheduler_id: str
+    peer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def parse_attach(body: bytes) -> AttachRequest:
         400 where it is no JSON, 422 where it is not an attach.
     """
     required = frozenset({"scheduler", "scheduler_id", "peer"})
-    value = _object(decode(body), required | {"pool", "versions"}, required)
+    value = _object(decode(body), required | {"pool", "versions", "timeout"}, required)
     versions = value.get("versions", {})
     if not isinstance(versions, Mapping) or not versions.keys() <= {"python", "distributed"}:
         raise WireError(422, "field 'versions' is not an object of python and distributed")
@@ -150,7 +152,16 @@ def parse_attach(body: bytes) -> AttachRequest:
         peer=_text(value, "peer"),
         pool=_text(value, "pool") if "pool" in value else DEFAULT_POOL,
         versions={name: _text(versions, name) for name in versions},
+        timeout=_seconds(value.get("timeout")),
     )
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 3600:
+        raise WireError(422, "field 'timeout' is not a number of seconds from 1 to 3600")
+    return float(value)
 
 
 def parse_detach(body: bytes) -> DetachRequest:
@@ -161,8 +172,9 @@ def parse_detach(body: bytes) -> DetachRequest:
     WireError
         As :func:`parse_attach`.
     """
-    names = frozenset({"scheduler_id"})
-    return DetachRequest(_text(_object(decode(body), names, names), "scheduler_id"))
+    names = frozenset({"scheduler_id", "peer"})
+    value = _object(decode(body), names, names)
+    return DetachRequest(_text(value, "scheduler_id"), _text(value, "peer"))
 
 
 def parse_reply(body: bytes) -> AttachReply:

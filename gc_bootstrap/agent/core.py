@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+from dask.utils import parse_timedelta
 from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.comm.core import connect
 from distributed.security import Security
@@ -23,7 +24,7 @@ State = Literal["warming", "idle", "attaching", "attached", "draining"]
 STATES: tuple[State, ...] = ("warming", "idle", "attaching", "attached", "draining")
 
 START_TIMEOUT = 30.0
-"""Seconds for the workers of one attach to start and register."""
+"""Seconds for the workers of one attach to start and register, where the scheduler says nothing."""
 PATIENCE = 0.5
 """Seconds that workers may take to start before the agent looks whether the scheduler is there."""
 DIAL_TIMEOUT = 5.0
@@ -38,6 +39,7 @@ class Lease:
     def __init__(self, request: AttachRequest, group: WorkerGroup) -> None:
         self.request = request
         self.group = group
+        self.starting: asyncio.Task[None] | None = None
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Retrieved here, so that a start nobody waits for any more is not reported as unseen.
         self.started.add_done_callback(lambda f: f.cancelled() or f.exception())
@@ -56,9 +58,10 @@ class Agent:
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
         self.versions = wire.versions()
+        self.abandoned = False
         self.attaches = 0
         self.failures = 0
-        self._warm = False
+        self.warm = False
         self._draining = False
         self._lease: Lease | None = None
 
@@ -67,7 +70,7 @@ class Agent:
         """One of :data:`STATES`."""
         if self._draining:
             return "draining"
-        if not self._warm:
+        if not self.warm:
             return "warming"
         if self._lease is None:
             return "idle"
@@ -78,7 +81,7 @@ class Agent:
     @property
     def ready(self) -> bool:
         """Whether it can be attached, or is."""
-        return self._warm and not self._draining
+        return self.warm and not self._draining
 
     async def warm_up(self, warm: Callable[[], Awaitable[None]] | None) -> None:
         """Get ready to be attached.
@@ -95,7 +98,7 @@ class Agent:
         """
         if warm is not None:
             await warm()
-        self._warm = True
+        self.warm = True
 
     async def attach(self, request: AttachRequest) -> AttachReply:
         """Be the scheduler's, with workers that have registered there.
@@ -123,11 +126,12 @@ class Agent:
             raise WireError(409, f"held by scheduler {holder.scheduler_id} at {holder.scheduler}")
         # Shielded: a scheduler that gives up waiting does not stop the start of its workers.
         await asyncio.shield(lease.started)
+        limit = self._start_timeout(request)
         try:
-            async with asyncio.timeout(START_TIMEOUT):
+            async with asyncio.timeout(limit):
                 await lease.group.ready()
         except TimeoutError:
-            raise WireError(500, f"a worker has not come back within {START_TIMEOUT:g} s") from None
+            raise WireError(500, f"a worker has not come back within {limit:g} s") from None
         held = lease.request
         return AttachReply(
             held.scheduler_id,
@@ -150,6 +154,8 @@ class Agent:
             return
         if lease.request.scheduler_id != request.scheduler_id:
             raise WireError(409, f"held by scheduler {lease.request.scheduler_id}, not by you")
+        if lease.request.peer != request.peer:
+            raise WireError(409, f"held as {lease.request.peer}")
         await self._end(lease)
 
     def status(self) -> dict[str, Any]:
@@ -201,19 +207,21 @@ class Agent:
         """End everything now. May be called more than once."""
         self._draining = True
         if self._lease is not None:
-            await self._end(self._lease)
+            await self._end(self._lease, abandon=True)
 
     # -- the lease -------------------------------------------------------------------------------
 
     def _check_ready(self) -> None:
         if self._draining:
             raise WireError(503, "is draining")
-        if not self._warm:
+        if not self.warm:
             raise WireError(503, "is warming up")
 
     def _take(self, request: AttachRequest) -> Lease:
         tag = {"peer": request.peer, "pool": request.pool}
-        group = WorkerGroup(self.options, request.scheduler, tag, START_TIMEOUT)
+        group = WorkerGroup(
+            self.options, request.scheduler, request.scheduler_id, tag, self._start_timeout(request)
+        )
         lease = self._lease = Lease(request, group)
         lease.task = asyncio.create_task(self._hold(lease), name="gc_bootstrap agent: lease")
         return lease
@@ -227,7 +235,8 @@ class Agent:
         except WireError as exc:
             self.failures += 1
             logger.warning("Not attached to %s: %s", scheduler, exc)
-            lease.started.set_exception(exc)
+            if not lease.started.done():
+                lease.started.set_exception(exc)
         else:
             self.attaches += 1
             workers = ", ".join(lease.group.addresses)
@@ -238,44 +247,62 @@ class Agent:
         finally:
             await lease.group.close()
             if not lease.started.done():
-                lease.started.set_exception(WireError(503, "the attach was cut short"))
+                lease.started.set_exception(WireError(500, "internal error; see the agent's log"))
             if self._lease is lease:
                 self._lease = None
 
+    def _start_timeout(self, request: AttachRequest) -> float:
+        """Seconds for the workers to start: a moment less than the scheduler waits for them."""
+        asked = START_TIMEOUT if request.timeout is None else request.timeout
+        given = self.options.workers[0].get("death_timeout")
+        own = 0.0 if given is None else float(parse_timedelta(given))
+        return max(asked - min(1.0, asked / 10), own)
+
     async def _start(self, lease: Lease) -> None:
         """Start the lease's workers; where that takes long, find out whether it can succeed."""
-        scheduler = lease.request.scheduler
-        location = _parse_address(scheduler)
-        starting = asyncio.create_task(lease.group.start())
+        location = _parse_address(lease.request.scheduler)
+        starting = lease.starting = asyncio.create_task(lease.group.start())
+        checking = asyncio.create_task(self._check_later(lease.request.scheduler, location))
+        limit = self._start_timeout(lease.request)
         try:
-            async with asyncio.timeout(START_TIMEOUT):
-                await asyncio.wait([starting], timeout=PATIENCE)
+            async with asyncio.timeout(limit):
+                await asyncio.wait([starting, checking], return_when=asyncio.FIRST_COMPLETED)
                 if not starting.done():
-                    # Dask goes on trying to connect for half a minute, and then says little.
-                    await _check_reachable(scheduler, location, self.options.security)
-                await starting
+                    checking.result()
+                await asyncio.wait([starting])
         except TimeoutError:
-            reason = f"no worker has registered within {START_TIMEOUT:g} s"
-            raise WireError(500, f"a worker does not start: {reason}") from None
-        except WireError:
-            raise
-        except Exception as exc:
+            reason = f"no worker has registered within {limit:g} s"
+            late = WireError(500, f"a worker does not start: {reason}")
+            # At once: ending what has been started takes longer than the scheduler waits.
+            lease.started.set_exception(late)
+            raise late from None
+        finally:
+            for task in (starting, checking):
+                task.cancel()
+            await asyncio.gather(starting, checking, return_exceptions=True)
+        if starting.cancelled():
+            raise WireError(503, "the attach was cut short")
+        if (exc := starting.exception()) is not None:
             cause: BaseException = exc
             while cause.__cause__ is not None:  # Dask wraps it: "Nanny failed to start."
                 cause = cause.__cause__
             raise WireError(500, f"a worker does not start: {one_line(cause)}") from exc
-        finally:
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
 
-    async def _end(self, lease: Lease) -> None:
+    async def _check_later(self, scheduler: str, location: tuple[str, int] | None) -> None:
+        """Dask goes on trying to connect for half a minute, and then says little."""
+        await asyncio.sleep(PATIENCE)
+        await _check_reachable(scheduler, location, self.options.security)
+
+    async def _end(self, lease: Lease, *, abandon: bool = False) -> None:
+        """End a lease and wait for it. Its task is not cancelled: it closes what it has started."""
         lease.group.ending.set()
-        if lease.task is not None and not lease.task.done():
-            if not lease.started.done():
-                lease.task.cancel()
-            else:
-                await lease.group.close()
+        if lease.started.done():
+            await lease.group.close(abandon=abandon)
+        elif lease.starting is not None:
+            lease.starting.cancel()
+        if lease.task is not None:
             await asyncio.wait([lease.task])
+        self.abandoned = self.abandoned or lease.group.abandoned
 
     async def _released(self, lease: Lease) -> None:
         """Wait until a lease that is ending has ended: its workers close, or are being killed."""

@@ -85,6 +85,8 @@ def _bound(family: int, kind: int, protocol: int, address: tuple[object, ...]) -
             # "::" means all addresses, IPv4 included, as it does for Dask's own listeners.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
+        # Now, not when it is served: until then somebody else could bind the same port.
+        sock.listen(128)
     except BaseException:
         sock.close()
         raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from dask.system import CPU_COUNT
+from dask.utils import parse_timedelta
 from distributed.cli import dask_worker
 from distributed.comm.addressing import get_address_host_port
 from distributed.deploy.utils import nprocesses_nthreads
@@ -81,6 +82,7 @@ def worker_options(given: Mapping[str, Any]) -> WorkerOptions:
         problems.append("--no-nanny: runs one worker, but --nworkers asks for more")
     contact = _addresses(common, count, problems)
     security = _security(common, problems)
+    _check_death_timeout(common["death_timeout"], problems)
     common["resources"] = _resources(common["resources"], problems)
     worker_class = _worker_class(common.pop("worker_class"), problems)
     if not nanny:
@@ -153,6 +155,15 @@ def _security(common: dict[str, Any], problems: list[str]) -> Security | None:
     except (TypeError, ValueError) as exc:
         problems.append(f"TLS: {one_line(exc)}")
         return None
+
+
+def _check_death_timeout(text: str | None, problems: list[str]) -> None:
+    try:
+        if text is None or parse_timedelta(text) > 0:
+            return
+    except (ValueError, KeyError, IndexError):
+        pass
+    problems.append(f"--death-timeout {text}: is not a duration such as 60s")
 
 
 def _resources(text: str | None, problems: list[str]) -> dict[str, float] | None:

@@ -25,6 +25,9 @@ from gc_bootstrap.peer import Peer
 
 logger = logging.getLogger(__name__)
 
+REGISTRATION_INTERVAL = 30.0
+"""Seconds between two looks at whether the registration is still there."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
@@ -77,6 +80,7 @@ class AgentServer:
         self._warm = warm
         self._server: ControlServer | None = None
         self._registrar: runtime.Registrar | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._peer: Peer | None = None
 
     @property
@@ -126,6 +130,7 @@ class AgentServer:
             self._server = ControlServer(self.agent, sock, cookie=cookie, tls=tls)
             await self._server.start()
             await asyncio.to_thread(self._register, own)
+            self._keeper = asyncio.create_task(self._keep_registered(own))
             self._say_hello(cookie, tls is not None)
             await self.agent.warm_up(self._warm)
         except BaseException:
@@ -149,6 +154,19 @@ class AgentServer:
             logger.info("Not registered for the discovery `local`: %s", exc)
         self._registrar = registrar
 
+    async def _keep_registered(self, own_cookie: str | None) -> None:
+        """Register again where somebody has removed the registration of an agent that lives."""
+        while True:
+            await asyncio.sleep(REGISTRATION_INTERVAL)
+            registrar = self._registrar
+            if registrar is not None and registrar.lost:
+                logger.info("The registration of %s was removed; registering again", self._peer)
+                await asyncio.to_thread(registrar.close)
+                try:
+                    await asyncio.to_thread(self._register, own_cookie)
+                except ConfigError as exc:
+                    logger.warning("Agent at %s %s", self._peer, exc)
+
     def _say_hello(self, cookie: Cookie | None, tls: bool) -> None:
         if self._options.cookie is None and cookie is not None:
             logger.info("Agent at %s; this user's schedulers can attach it", self._peer)
@@ -167,6 +185,9 @@ class AgentServer:
 
     async def close(self) -> None:
         """End everything. May be called more than once."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
         if self._registrar is not None:
             await asyncio.to_thread(self._registrar.close)
         await self.agent.close()
@@ -174,8 +195,14 @@ class AgentServer:
             await self._server.close()
 
 
-async def run(options: AgentOptions, warm: Callable[[], Awaitable[None]] | None) -> None:
+async def run(options: AgentOptions, warm: Callable[[], Awaitable[None]] | None) -> bool:
     """Run an agent until SIGTERM or SIGINT, then drain it. A second signal ends it at once.
+
+    Returns
+    -------
+    bool
+        Whether a thread is left that nothing can stop, be it an import or a task: the process
+        should then be left without waiting for it.
 
     Raises
     ------
@@ -197,6 +224,7 @@ async def run(options: AgentOptions, warm: Callable[[], Awaitable[None]] | None)
             task.cancel()
         await asyncio.gather(starting, signalled, return_exceptions=True)
         await server.close()
+    return server.agent.abandoned or not server.agent.warm
 
 
 async def _unless_signalled(work: Awaitable[None]) -> None:

@@ -7,7 +7,10 @@ import importlib
 import multiprocessing
 import os
 import re
+import signal
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import dask.config
@@ -95,6 +98,15 @@ def _start_forkserver() -> dict[str, str]:
             process.kill()
             process.join()
         process.close()
+
+
+def stop_forkserver() -> None:
+    """Kill the forkserver, wherever it is in its imports."""
+    module = sys.modules.get("multiprocessing.forkserver")
+    pid = module._forkserver._forkserver_pid if module is not None else None
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _report(connection: Connection) -> None:

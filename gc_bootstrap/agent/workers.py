@@ -6,51 +6,23 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from distributed import Nanny, Worker
 from distributed.core import Status, rpc
 from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
+from gc_bootstrap.agent.nanny import ABANDONED_TIMEOUT, AgentNanny
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.peer import WORKER_EXTRA
 
 logger = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT = 2.5
-"""Seconds for a worker to close, be it asked to or on its way already. A nanny kills it after 0.8
-of that. Its scheduler is gone or has let go of it: nobody waits for what it still runs."""
 READY_POLL = 0.02
 
 
 def _constant(value: Any, worker: Worker) -> Any:
     return value
-
-
-class _Nanny(Nanny):
-    """A nanny that says when its worker closes for good, and not only when it has closed."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.ending = asyncio.Event()
-        super().__init__(*args, **kwargs)
-
-    def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
-        super().close_gracefully(reason)
-        self.ending.set()
-
-    async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
-        process = self.process
-        if process is not None and process.status == Status.starting and process.running.is_set():
-            # A start that was cut short by a timeout. WorkerProcess.kill of distributed 2026.8
-            # asserts that this cannot be, and the process would be lost to everybody.
-            process.status = Status.failed
-        await super().kill(timeout=timeout, reason=reason)
-
-    async def close(  # type: ignore[override]  # as Nanny.close does
-        self, timeout: float | None = None, reason: str = "nanny-close"
-    ) -> Literal["OK"]:
-        # A nanny whose worker does not start would close itself with the whole death timeout.
-        return await super().close(timeout=CLOSE_TIMEOUT, reason=reason)
 
 
 class WorkerGroup:
@@ -60,8 +32,8 @@ class WorkerGroup:
     ----------
     options
         What to start.
-    scheduler
-        The scheduler's address.
+    scheduler, scheduler_id
+        The scheduler's address, and which one it is.
     tag
         Who attached them; reported to the scheduler as ``WorkerState.extra``.
     death_timeout
@@ -69,14 +41,23 @@ class WorkerGroup:
     """
 
     def __init__(
-        self, options: WorkerOptions, scheduler: str, tag: Mapping[str, str], death_timeout: float
+        self,
+        options: WorkerOptions,
+        scheduler: str,
+        scheduler_id: str,
+        tag: Mapping[str, str],
+        death_timeout: float,
     ) -> None:
         self._options = options
         self._scheduler = scheduler
+        self._scheduler_id = scheduler_id
         self._tag = dict(tag)
         self._death_timeout = death_timeout
         self._servers: list[Nanny | Worker] = []
         self._watchers: list[asyncio.Task[None]] = []
+        self._closing: asyncio.Task[None] | None = None
+        self._left: list[asyncio.Future[Any]] = []
+        self.abandoned = False
         self.ending = asyncio.Event()
 
     async def start(self) -> None:
@@ -91,15 +72,25 @@ class WorkerGroup:
             **DEFAULT_STARTUP_INFORMATION,
             WORKER_EXTRA: partial(_constant, self._tag),
         }
-        kind = _Nanny if self._options.nanny else self._options.worker_class
+        kind: type[Nanny | Worker] = self._options.worker_class
+        more: dict[str, Any] = {"startup_information": information}
+        if self._options.nanny:
+            kind = AgentNanny
+            more["scheduler_id"] = self._scheduler_id
+        starting: list[asyncio.Task[None]] = []
         try:
             for own in self._options.workers:
-                arguments = {**own, "startup_information": information}
+                arguments = {**own, **more}
                 if arguments.get("death_timeout") is None:
                     arguments["death_timeout"] = self._death_timeout
                 self._servers.append(kind(self._scheduler, **arguments))
-            await asyncio.gather(*(_started(server) for server in self._servers))
+            starting += [asyncio.create_task(_started(server)) for server in self._servers]
+            await asyncio.gather(*starting)
         except BaseException:
+            # The others first: closing a nanny that starts waits until it has started.
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
             await self.close()
             raise
         self._watchers = [asyncio.create_task(self._watch(server)) for server in self._servers]
@@ -154,10 +145,26 @@ class WorkerGroup:
             if kept := set(addresses) - set(retired):
                 logger.warning("No other worker could take the data of %s", ", ".join(sorted(kept)))
 
-    async def close(self) -> None:
-        """End all workers, and wait until no process is left. May be called more than once."""
+    async def close(self, *, abandon: bool = False) -> None:
+        """End all workers, and wait until no process is left. May be called more than once.
+
+        Parameters
+        ----------
+        abandon
+            Give the workers little time: nobody waits for them.
+        """
         self.ending.set()
-        results = await asyncio.gather(*map(_close, self._servers), return_exceptions=True)
+        for server in self._servers:
+            if abandon and isinstance(server, AgentNanny):
+                server.abandon()
+        if self._closing is None:
+            # A task of its own, which a cancelled caller does not cancel: half closed, a nanny
+            # forgets its process.
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        results = await asyncio.gather(*map(self._close_one, self._servers), return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 logger.error("Closing a worker failed", exc_info=result)
@@ -165,24 +172,46 @@ class WorkerGroup:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
 
+    async def _close_one(self, server: Nanny | Worker) -> None:
+        if isinstance(server, Nanny):
+            await server.close(reason="gc_bootstrap-agent")
+            return
+        if server.status in (Status.closed, Status.failed):
+            return
+        closing = asyncio.ensure_future(
+            server.close(
+                timeout=ABANDONED_TIMEOUT, executor_wait=False, reason="gc_bootstrap-agent"
+            )
+        )
+        await asyncio.wait([closing], timeout=ABANDONED_TIMEOUT)
+        if closing.done():
+            closing.result()
+            return
+        # It is closing already, and waits for a task that nothing can stop.
+        self.abandoned = True
+        self._left.append(closing)
+        logger.warning("A worker still runs a task, and is left to itself")
+
     async def _watch(self, server: Nanny | Worker) -> None:
         """Wait until a worker has ended; see to it that one that is ending ends soon."""
         finished = asyncio.ensure_future(server.finished())  # type: ignore[no-untyped-call]
         ending: asyncio.Future[Any] | None = None
         try:
-            if isinstance(server, _Nanny):
+            if isinstance(server, AgentNanny):
                 ending = asyncio.ensure_future(server.ending.wait())
                 await asyncio.wait([finished, ending], return_when=asyncio.FIRST_COMPLETED)
                 if len(self._servers) == 1:
                     self.ending.set()
                 # Left alone, a worker process waits for 2 s at its end for word from its nanny
                 # (distributed 2026.8, nanny.py, the join of "Nanny stop queue watch").
-                await _close(server)
+                await self._close_one(server)
             await finished
         finally:
             for future in (finished, ending):
                 if future is not None:
                     future.cancel()
+        if not self.ending.is_set():
+            logger.warning("One of %d workers has ended for good", len(self._servers))
 
 
 async def _started(server: Nanny | Worker) -> None:
@@ -195,12 +224,3 @@ def _runs(server: Nanny | Worker) -> bool:
     if isinstance(server, Nanny):
         return server.process is not None and server.process.status == Status.running
     return server.status in (Status.running, Status.paused)
-
-
-async def _close(server: Nanny | Worker) -> None:
-    if server.status in (Status.closed, Status.failed) and not isinstance(server, Nanny):
-        return
-    if isinstance(server, Nanny):
-        await server.close(reason="gc_bootstrap-agent")
-    else:
-        await server.close(timeout=CLOSE_TIMEOUT, executor_wait=False, reason="gc_bootstrap-agent")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,19 @@ def command(
         prepare = partial(warm.warm_up, own, options.workers.preload)
         if not options.workers.nanny:
             prepare = partial(warm.import_here, own)
-        asyncio_run(run(options, prepare), loop_factory=get_loop_factory())
+        asyncio_run(_run(options, prepare, pid_file), loop_factory=get_loop_factory())
+
+
+async def _run(
+    options: AgentOptions, prepare: Callable[[], Awaitable[None]], pid_file: str
+) -> None:
+    if await run(options, prepare):
+        # asyncio would wait for the thread that is left: for minutes, or for ever.
+        warm.stop_forkserver()
+        if pid_file:
+            Path(pid_file).unlink(missing_ok=True)  # noqa: ASYNC240 - nobody else is left to wait
+        logging.shutdown()
+        os._exit(0)
 
 
 command.params.extend(click_parameters())

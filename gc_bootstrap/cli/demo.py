@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -41,22 +41,36 @@ def command(agents: int) -> None:
     """
     if agents < 1:
         raise click.BadParameter("at least one agent is needed", param_hint="--agents")
+    demo = _Demo(agents)
     with errors_as_lines():
-        try:
-            asyncio.run(_interruptible(_Demo(agents).run()))
-        except KeyboardInterrupt:
-            click.echo("Interrupted; every process has been ended.", err=True)
-            raise SystemExit(130) from None
+        number = asyncio.run(_until_signal(demo))
+    if number is not None:
+        click.echo("Interrupted; every process has been ended.", err=True)
+        raise SystemExit(128 + number)
 
 
-async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
-    """Run, and treat SIGTERM as asyncio.run treats Ctrl-C: cancel, clean up, end."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+async def _until_signal(demo: _Demo) -> int | None:
+    """Run the demo; return the signal that interrupted it, if one did.
+
+    The first signal ends the demo in good order, a further one kills what is left at once.
+    """
+    task = asyncio.create_task(demo.run())
+    received: list[int] = []
+
+    def interrupt(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            task.cancel()
+        else:
+            demo.kill_all()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, interrupt, int(number))
+    await asyncio.wait([task])
+    if task.cancelled():
+        return received[0]
+    task.result()
+    return None
 
 
 class _Demo:
@@ -187,6 +201,11 @@ class _Demo:
                 result = float(await client.compute(y.mean()))
         self._say(f"Computed {len(futures)} blocks of random numbers: {result:.6f}")
         return result
+
+    def kill_all(self) -> None:
+        """End every process now."""
+        for group in self._groups:
+            group.kill()
 
     async def _stop_all(self) -> None:
         """End agents first, so that they can still tell their scheduler."""

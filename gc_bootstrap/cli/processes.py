@@ -82,9 +82,14 @@ class ProcessGroup:
             async with asyncio.timeout(STOP_TIMEOUT):
                 await self._process.wait()
                 await _gone(self._process.pid)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.kill()
         await self._process.wait()
+
+    def kill(self) -> None:
+        """Kill all of it, now."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def tail(self, lines: int = 15) -> str:
         """The end of its output."""

@@ -66,8 +66,7 @@ class LocalDiscovery(Discovery):
             await asyncio.sleep(POLL_INTERVAL)
 
     def _read(self) -> tuple[list[runtime.Registration], list[str]]:
-        answers = [runtime.read(folder) for folder in self._folders]
-        return [r for found, _ in answers for r in found], [p for _, ps in answers for p in ps]
+        return runtime.read_all(self._folders)
 
     def _modified(self) -> list[int]:
         times = []

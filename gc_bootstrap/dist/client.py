@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gc_bootstrap import wire
 from gc_bootstrap.errors import DistError, os_reason
@@ -42,17 +46,24 @@ class AgentClient:
     ----------
     tls
         The scheduler's side of mutual TLS, or None for plain HTTP.
+    concurrency
+        How many requests run at once at most.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, concurrency: int) -> None:
         self._tls = tls
+        self._concurrency = concurrency
         self._session: aiohttp.ClientSession | None = None
+        self._resolver: _Resolver | None = None
 
     def start(self) -> None:
         """Open the session; needs a running event loop."""
+        self._resolver = _Resolver(self._concurrency)
         self._session = aiohttp.ClientSession(
             # An agent closes each connection: there is nothing to pool. The pool bounds the count.
-            connector=aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=0),
+            connector=aiohttp.TCPConnector(
+                limit=0, force_close=True, ttl_dns_cache=0, resolver=self._resolver
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -85,7 +96,7 @@ class AgentClient:
                 headers=headers,
                 allow_redirects=False,
                 ssl=True if self._tls is None else self._tls,
-                timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=DIAL_TIMEOUT),
+                timeout=aiohttp.ClientTimeout(total=timeout, connect=DIAL_TIMEOUT),
             ) as response:
                 return Answer(response.status, await _read(response))
         except aiohttp.ServerTimeoutError:
@@ -112,8 +123,43 @@ class AgentClient:
         """Close the session and what it has open."""
         if self._session is not None:
             await self._session.close()
+        if self._resolver is not None:
+            await self._resolver.close()
             # aiohttp closes TLS transports in the background; give the loop the turns it needs.
             await asyncio.sleep(0)
+
+
+class _Resolver(AbstractResolver):
+    """The system's resolver, in threads of its own.
+
+    The event loop's default ones are few and everybody's, and a thread that waits for a name server
+    cannot be stopped: a handful of names that resolve slowly would hold up every other peer.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._executor = ThreadPoolExecutor(concurrency, "gc_bootstrap-resolver")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Look a name up, as :class:`aiohttp.ThreadedResolver` does."""
+        look = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._executor, look)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=found_family,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found_family, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Forget what has not begun; what has ends by itself."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

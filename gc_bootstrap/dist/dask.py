@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap import cookie as cookies
@@ -77,7 +78,7 @@ class DaskDist(Dist):
             tls = owner.scheduler.security.get_connection_args("scheduler")["ssl_context"]
         except (OSError, ValueError) as exc:
             raise ConfigError(f"distributed.comm.tls: {exc}") from exc
-        self._client = AgentClient(tls)
+        self._client = AgentClient(tls, owner.options.connect.concurrency)
         self._owner = owner
 
     @property
@@ -126,6 +127,7 @@ class DaskDist(Dist):
             peer=str(peer),
             pool=owner.pool,
             versions=wire.versions() if owner.options.versions == "refuse" else {},
+            timeout=min(3600.0, max(1.0, owner.options.connect.timeout)),
         )
         assert self._watcher is not None, "start() comes first"
         with self._watcher.expecting(peer) as registered:
@@ -159,14 +161,28 @@ class DaskDist(Dist):
     async def disconnect(self, peer: Peer) -> Outcome:
         workers = self._workers(peer)
         if workers:
-            retired = await self._scheduler.retire_workers(workers, close_workers=False)
-            if kept := set(workers) - set(retired):
+            retired: dict[str, object] = {}
+            try:
+                retired = await self._scheduler.retire_workers(workers, close_workers=False)
+            finally:
+                kept = sorted(set(workers) - set(retired))
+                self._put_back_to_work(kept)
+            if kept:
                 return Outcome.refused(
-                    f"data of {', '.join(sorted(kept))} could not be moved to another worker"
+                    f"data of {', '.join(kept)} could not be moved to another worker"
                 )
-        request = wire.DetachRequest(self._scheduler.id)
+        request = wire.DetachRequest(self._scheduler.id, str(peer))
         answer = await self._ask(peer, wire.DETACH, request, self.owner.options.drain.timeout)
         return Outcome.DONE if answer.status == 200 else _refusal(answer)
+
+    def _put_back_to_work(self, workers: list[str]) -> None:
+        """Let workers take tasks again. Dask forgets that where a retirement is cut off."""
+        stimulus_id = f"gc_bootstrap-kept-{time.time()}"
+        for address in workers:
+            worker = self._scheduler.workers.get(address)
+            if worker is not None and worker.status == Status.closing_gracefully:
+                change = {"op": "worker-status-change", "status": "running"}
+                self._scheduler.worker_send(address, {**change, "stimulus_id": stimulus_id})
 
     def _workers(self, peer: Peer) -> list[str]:
         """The addresses of the workers that ``peer`` runs for this pool."""

@@ -67,10 +67,14 @@ async def test_status_says_who_holds_the_agent(agent: AgentServer) -> None:
         _, held = await request(agent.peer, "GET", "/v1/status", cookie=COOKIE)
         assert (held["state"], held["scheduler_id"]) == ("attached", scheduler.id)
         assert held["versions"] == wire.versions()
-        detach = wire.encode(wire.DetachRequest("another"))
+        detach = wire.encode(wire.DetachRequest("another", str(agent.peer)))
         status, error = await request(agent.peer, "POST", "/v1/detach", detach, cookie=COOKIE)
         assert (status, scheduler.id in error["error"]) == (409, True)
-        detach = wire.encode(wire.DetachRequest(scheduler.id))
+        # A request that was meant for another agent of the same scheduler.
+        detach = wire.encode(wire.DetachRequest(scheduler.id, "10.0.0.9:8791"))
+        status, error = await request(agent.peer, "POST", "/v1/detach", detach, cookie=COOKIE)
+        assert (status, error["error"]) == (409, f"held as {agent.peer}")
+        detach = wire.encode(wire.DetachRequest(scheduler.id, str(agent.peer)))
         answer = await request(agent.peer, "POST", "/v1/detach", detach, cookie=COOKIE)
         assert answer == (200, {"state": "idle"})
 
@@ -86,30 +90,32 @@ async def test_v1_needs_the_cookie(agent: AgentServer, path: str) -> None:
 
 
 async def test_a_token_serves_once_and_for_its_own_request_only(agent: AgentServer) -> None:
-    header = wire.sign(COOKIE, "POST", "/v1/detach", b'{"scheduler_id":"a"}', time.time())
+    header = wire.sign(
+        COOKIE, "POST", "/v1/detach", b'{"scheduler_id":"a","peer":"p"}', time.time()
+    )
 
     async def ask(method: str, path: str, body: bytes) -> tuple[int, str]:
         headers = {"Authorization": header}
         status, answer = await request(agent.peer, method, path, body, headers=headers)
         return status, answer.get("error", "")
 
-    assert await ask("POST", "/v1/detach", b'{"scheduler_id":"b"}') == (
+    assert await ask("POST", "/v1/detach", b'{"scheduler_id":"b","peer":"p"}') == (
         401,
         "the token is for another body",
     )
-    assert await ask("POST", "/v1/attach", b'{"scheduler_id":"a"}') == (
+    assert await ask("POST", "/v1/attach", b'{"scheduler_id":"a","peer":"p"}') == (
         401,
         "the token is for another request",
     )
-    assert (await ask("POST", "/v1/detach", b'{"scheduler_id":"a"}'))[0] == 200
-    assert await ask("POST", "/v1/detach", b'{"scheduler_id":"a"}') == (
+    assert (await ask("POST", "/v1/detach", b'{"scheduler_id":"a","peer":"p"}'))[0] == 200
+    assert await ask("POST", "/v1/detach", b'{"scheduler_id":"a","peer":"p"}') == (
         401,
         "the token has been used before",
     )
 
 
 async def test_an_expired_token_is_refused(agent: AgentServer) -> None:
-    body = b'{"scheduler_id":"a"}'
+    body = b'{"scheduler_id":"a","peer":"p"}'
     header = wire.sign(COOKIE, "POST", "/v1/detach", body, time.time() - 90)
     status, answer = await request(
         agent.peer, "POST", "/v1/detach", body, headers={"Authorization": header}

@@ -167,8 +167,9 @@ async def test_the_demo_tells_what_happens_and_leaves_no_process() -> None:
     assert out.splitlines()[-1].endswith("Every process has been ended.")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_an_interrupted_demo_leaves_no_process(number: signal.Signals) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_an_interrupted_demo_leaves_no_process(number: signal.Signals, times: int) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dask", "pool", "demo"),
         stdout=asyncio.subprocess.PIPE,
@@ -180,9 +181,11 @@ async def test_an_interrupted_demo_leaves_no_process(number: signal.Signals) -> 
         pass
     started = psutil.Process(process.pid).children(recursive=True)
     assert len(started) >= 4
-    process.send_signal(number)
+    for _ in range(times):
+        process.send_signal(number)
+        await asyncio.sleep(0.3)
     _, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert err.decode() == "Interrupted; every process has been ended.\n"
     assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 

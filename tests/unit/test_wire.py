@@ -48,7 +48,7 @@ def test_an_attach_survives_the_wire(
 
 
 def test_a_detach_survives_the_wire() -> None:
-    request = DetachRequest("Scheduler-1")
+    request = DetachRequest("Scheduler-1", "10.0.0.5:8791")
     assert wire.parse_detach(wire.encode(request)) == request
 
 
