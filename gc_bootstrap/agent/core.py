@@ -186,19 +186,19 @@ class Agent:
         """
         self._draining = True
         lease = self._lease
+        abandon = False
         if lease is not None:
             if lease.started.done() and not lease.group.ending.is_set():
-                await self._retire(lease, timeout)
-            await self._end(lease)
+                abandon = not await self._retire(lease, timeout)
+            await self._end(lease, abandon=abandon)
 
-    async def _retire(self, lease: Lease, timeout: float) -> None:
-        """Have the data moved, unless the workers end first: then there is nobody to ask for it."""
+    async def _retire(self, lease: Lease, timeout: float) -> bool:
+        """Have the data moved; False where the scheduler is gone, or the workers end first."""
         retiring = asyncio.create_task(lease.group.retire(timeout))
         waiting = [retiring] if lease.task is None else [retiring, lease.task]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if retiring.done():
-                await retiring
+            return retiring.done() and await retiring
         finally:
             retiring.cancel()
             await asyncio.gather(retiring, return_exceptions=True)

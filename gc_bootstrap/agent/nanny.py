@@ -17,8 +17,11 @@ logger = logging.getLogger(__name__)
 ABANDONED_TIMEOUT = 2.5
 """Seconds for a worker to close whose scheduler is gone; it is killed after 0.8 of them. Nobody
 waits for what it still runs."""
+OWN_TIMEOUT = 10.0
+"""Seconds for a worker to close because this agent wants it to; what ``dask worker`` gives."""
 GRACEFUL_TIMEOUT = 37.5
-"""Seconds for a worker to close that was asked to: 0.8 of them are the 30 s of ``Worker.close``."""
+"""Seconds for a worker that closes because its scheduler wants it to: 0.8 of them are the 30 s of
+``Worker.close``."""
 IDENTITY_TIMEOUT = 5.0
 """Seconds for a scheduler to say who it is."""
 
@@ -35,14 +38,14 @@ class AgentNanny(Nanny):
     def __init__(self, *args: Any, scheduler_id: str, **kwargs: Any) -> None:
         self.ending = asyncio.Event()
         self._scheduler_id = scheduler_id
-        self._close_timeout = GRACEFUL_TIMEOUT
+        self._close_timeout = OWN_TIMEOUT
         super().__init__(*args, **kwargs)
 
     def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
         """Note that the worker closes for good; Dask's nanny says so only when it has closed."""
         super().close_gracefully(reason)
-        if reason == "worker-handle-scheduler-connection-broken":
-            self._close_timeout = ABANDONED_TIMEOUT
+        gone = reason == "worker-handle-scheduler-connection-broken"
+        self._close_timeout = ABANDONED_TIMEOUT if gone else GRACEFUL_TIMEOUT
         self.ending.set()
 
     def abandon(self) -> None:

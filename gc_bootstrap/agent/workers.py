@@ -14,6 +14,7 @@ from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
 from gc_bootstrap.agent.nanny import ABANDONED_TIMEOUT, AgentNanny
 from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.errors import os_reason
 from gc_bootstrap.peer import WORKER_EXTRA
 
 logger = logging.getLogger(__name__)
@@ -116,8 +117,13 @@ class WorkerGroup:
                 addresses.append(address)
         return [address for address in addresses if address is not None]
 
-    async def retire(self, timeout: float) -> None:
+    async def retire(self, timeout: float) -> bool:
         """Ask the scheduler to move the workers' data elsewhere and to forget them.
+
+        Returns
+        -------
+        bool
+            Whether it answered. If not, nobody waits for the workers any more.
 
         Parameters
         ----------
@@ -126,7 +132,7 @@ class WorkerGroup:
         """
         addresses = self.addresses
         if not addresses:
-            return
+            return True
         security = self._servers[0].security
         arguments = security.get_connection_args("worker")
         try:
@@ -140,10 +146,12 @@ class WorkerGroup:
         except TimeoutError:
             logger.warning("Not all data was moved away within %g s", timeout)
         except OSError as exc:
-            logger.warning("The scheduler could not be asked to take the data: %s", exc)
+            logger.warning("The scheduler could not be asked to take the data: %s", os_reason(exc))
+            return False
         else:
             if kept := set(addresses) - set(retired):
                 logger.warning("No other worker could take the data of %s", ", ".join(sorted(kept)))
+        return True
 
     async def close(self, *, abandon: bool = False) -> None:
         """End all workers, and wait until no process is left. May be called more than once.
