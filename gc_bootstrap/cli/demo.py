@@ -54,6 +54,7 @@ async def _until_signal(demo: _Demo) -> int | None:
 
     The first signal ends the demo in good order, a further one kills what is left at once.
     """
+    loop = asyncio.get_running_loop()
     task = asyncio.create_task(demo.run())
     received: list[int] = []
 
@@ -64,8 +65,14 @@ async def _until_signal(demo: _Demo) -> int | None:
         else:
             demo.kill_all()
 
+    def handle(number: int, frame: object) -> None:
+        # Not with add_signal_handler, which ends with the loop: a signal that comes when
+        # everything has been ended already must not change how this process ends.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(interrupt, number)
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, interrupt, int(number))
+        signal.signal(number, handle)
     await asyncio.wait([task])
     if task.cancelled():
         return received[0]
