@@ -29,6 +29,7 @@ DEADLINE = 120.0
 """Seconds for each step; a cold disk and two slow cores take their time."""
 POLL = 0.05
 SIDE, CHUNK = 4000, 500
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command("demo")
@@ -45,6 +46,9 @@ def command(agents: int) -> None:
     with errors_as_lines():
         number = asyncio.run(_until_signal(demo))
     if number is not None:
+        for further in INTERRUPTS:
+            # Python gives signals their default action back while it ends; ignored, they stay so.
+            signal.signal(further, signal.SIG_IGN)
         click.echo("Interrupted; every process has been ended.", err=True)
         raise SystemExit(128 + number)
 
@@ -71,7 +75,7 @@ async def _until_signal(demo: _Demo) -> int | None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(interrupt, number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in INTERRUPTS:
         signal.signal(number, handle)
     await asyncio.wait([task])
     if task.cancelled():
