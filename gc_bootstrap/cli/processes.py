@@ -71,7 +71,10 @@ class ProcessGroup:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the command itself."""
         if self._process is not None and not self.ended:
-            self._process.send_signal(number)
+            # Not Process.send_signal: it may reap the process behind asyncio's back, and then its
+            # exit code is lost.
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     async def stop(self) -> None:
         """Ask it to end, and see to it that nothing of it is left. May be called more than once."""
