@@ -89,10 +89,6 @@ class Plan:
     held: Mapping[Peer, Hold] = field(default_factory=_nothing)
     warning: str = ""
 
-    def next_time(self) -> float:
-        """When the first hold ends, on the pool's clock; infinity if none does by itself."""
-        return min((hold.until for hold in self.held.values()), default=math.inf)
-
 
 _LEAVING = Hold("is leaving")
 
