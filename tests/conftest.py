@@ -23,6 +23,13 @@ _LASTING_THREADS = ("Dask-Offload", "watch message queue", "Profile", "asyncio_"
 _LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of `tests/chaos`: pytest reads only this file's early enough."""
+    group = parser.getgroup("chaos")
+    group.addoption("--chaos-seeds", type=int, default=2, metavar="N", help="storms to have")
+    group.addoption("--chaos-start", type=int, default=0, metavar="S", help="seed of the first")
+
+
 def _threads() -> set[str]:
     return {
         f"thread {thread.name}"

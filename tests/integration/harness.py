@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 from distributed import Scheduler
 from distributed.core import rpc
 
@@ -29,7 +29,8 @@ from gc_bootstrap.peer import Peer
 from gc_bootstrap.plugin import STATUS_HANDLER
 
 DEADLINE = 45.0
-COOKIE = Cookie("correct horse battery staple", "the test")
+SECRET = "correct horse battery staple"
+COOKIE = Cookie(SECRET, "the test")
 
 
 async def until(
@@ -57,6 +58,15 @@ def free_port() -> int:
         with socket.socket() as sock, suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """Worker processes of an agent: children of its forkserver."""
+    found = []
+    for child in psutil.Process(pid).children():
+        if child.status() != psutil.STATUS_ZOMBIE and "forkserver" in " ".join(child.cmdline()):
+            found += [w for w in child.children() if w.status() != psutil.STATUS_ZOMBIE]
+    return found
 
 
 def options_of(*arguments: str) -> WorkerOptions:
@@ -155,9 +165,8 @@ class Processes:
             peer = Peer("127.0.0.1", free_port())
             given = ["--listen", str(peer), "--nthreads", "1", "--host", "127.0.0.1"]
             found[peer] = await self.start("pool", "agent", *given, *arguments, environ=environ)
-        for peer, group in found.items():
-            await until(partial(_is_ready, group), f"{peer} is ready")
-            assert not group.ended, group.tail()
+        for group in found.values():
+            await is_ready(group)
         return found
 
     async def scheduler(
@@ -181,8 +190,10 @@ class Processes:
         return SchedulerProcess(group, await until(lambda: _address(file), "the scheduler is up"))
 
 
-def _is_ready(group: ProcessGroup) -> bool:
-    return group.ended or "is ready" in group.tail(200)
+async def is_ready(agent: ProcessGroup) -> None:
+    """Wait until an agent is warm."""
+    await until(lambda: agent.ended or "is ready" in agent.tail(200), f"{agent.log.name} is ready")
+    assert not agent.ended, agent.tail()
 
 
 def _address(file: Path) -> str | None:

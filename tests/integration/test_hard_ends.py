@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from distributed import Client
 
@@ -23,6 +22,7 @@ from tests.integration.harness import (
     free_port,
     request,
     until,
+    workers_of,
 )
 
 pytestmark = pytest.mark.timeout(180)
@@ -32,15 +32,6 @@ pytestmark = pytest.mark.timeout(180)
 async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
     async with Processes(tmp_path) as processes:
         yield processes
-
-
-def workers_of(pid: int) -> list[psutil.Process]:
-    """Worker processes of an agent: children of its forkserver."""
-    found = []
-    for child in psutil.Process(pid).children():
-        if child.status() != psutil.STATUS_ZOMBIE and "forkserver" in " ".join(child.cmdline()):
-            found += [w for w in child.children() if w.status() != psutil.STATUS_ZOMBIE]
-    return found
 
 
 async def test_an_attach_that_fails_halfway_and_is_cut_off_leaves_no_worker(
