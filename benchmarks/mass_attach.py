@@ -104,7 +104,8 @@ async def pool(scheduler: Scheduler, n: int, stack: AsyncExitStack, cookie: Cook
         peers.append((await stack.enter_async_context(AgentServer(own))).peer)
     discovery, dist, policy = ManualDiscovery(), DaskDist(), PoolOptions()
     dist.bind(Owner(scheduler, options=policy))
-    dist._cookie = cookie
+    assert dist._client is not None
+    dist._client.cookie = cookie
     await stack.enter_async_context(Pool(discovery, dist, options=policy))
     counter = Counter(n)
     scheduler.add_plugin(counter)

@@ -19,9 +19,21 @@ from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.dist import Dist
 from gc_bootstrap.errors import DistError, one_line
 from gc_bootstrap.peer import Outcome, Peer
-from gc_bootstrap.plan import History, Plan
+from gc_bootstrap.plan import History, Hold, Plan
 
 logger = logging.getLogger(__name__)
+
+DROP_MARGIN = 15.0
+"""Seconds beyond ``drain.timeout`` for a dist to say what has become of a drop."""
+COUNTERS = (
+    "attaches",
+    "attach-failures",
+    "drops",
+    "drops-with-loss",
+    "drops-cancelled",
+    "drop-failures",
+)
+"""What :attr:`Enactor.counters` counts."""
 
 Ask = Callable[[Peer], Coroutine[Any, Any, Outcome]]
 
@@ -38,7 +50,8 @@ class Enactor:
     options
         The pool's: concurrency, deadlines, backoff.
     on_failure
-        Called with the time at which a peer that could not be connected may be tried again.
+        Called with the time at which a peer that could not be connected, or let go, may be tried
+        again.
     clock
         Monotonic seconds.
     random
@@ -47,9 +60,11 @@ class Enactor:
     Attributes
     ----------
     history
-        What came of the connects; the pool folds its observations into it.
+        What came of the connects and disconnects; the pool folds its observations into it.
     connecting, disconnecting
         What runs now, by peer.
+    counters
+        How often what has happened, for metrics.
     """
 
     def __init__(
@@ -64,6 +79,7 @@ class Enactor:
         self.history = History()
         self.connecting: dict[Peer, asyncio.Task[None]] = {}
         self.disconnecting: dict[Peer, asyncio.Task[None]] = {}
+        self.counters = dict.fromkeys(COUNTERS, 0)
         self._dist = dist
         self._name = name
         self._options = options
@@ -71,7 +87,6 @@ class Enactor:
         self._clock = clock
         self._random = random
         self._waiting: deque[Peer] = deque()
-        self._kept: dict[Peer, str] = {}
         self._closed = False
 
     @property
@@ -83,6 +98,8 @@ class Enactor:
         """Begin what a plan proposes. What is left of the plan before is forgotten."""
         self._waiting = deque(plan.connect)
         self._fill()
+        for peer in plan.cancel:
+            self._cancel(peer)
         for peer in plan.disconnect:
             self._run(self.disconnecting, peer, self._disconnect(peer), f"disconnect {peer}")
 
@@ -152,29 +169,48 @@ class Enactor:
             self.history, peer, outcome, self._options.reconnect, now, self._random()
         )
         if outcome:
+            self.counters["attaches"] += 1
             logger.info("Pool %s: attached %s in %.3f s", self._name, peer, now - began)
             return
-        said = before is not None and before.reason == outcome.reason
-        until = self.history.attempts[peer].until
-        retry = "" if until == math.inf else f"; next try in {until - now:.1f} s"
-        self._say(said, "%s not attached: %s%s", peer, outcome.reason, retry)
-        self._on_failure(until)
+        self.counters["attach-failures"] += 1
+        self._failed("attached", peer, before, self.history.attempts[peer], now)
 
     async def _disconnect(self, peer: Peer) -> None:
-        outcome = await self._attempt(self._dist.disconnect, peer, self._options.drain.timeout)
-        if outcome:
-            self._kept.pop(peer, None)
-            logger.info("Pool %s: dropped %s", self._name, peer)
-            return
-        self._say(
-            self._kept.get(peer) == outcome.reason, "%s not dropped: %s", peer, outcome.reason
+        began = self._clock()
+        logger.info("Pool %s: dropping %s", self._name, peer)
+        limit = self._options.drain.timeout + DROP_MARGIN
+        outcome = await self._attempt(self._dist.disconnect, peer, limit)
+        before = self.history.departures.get(peer)
+        now = self._clock()
+        self.history = planning.departed(
+            self.history, peer, outcome, self._options.reconnect, now, self._random()
         )
-        self._kept[peer] = outcome.reason
+        if outcome:
+            self.counters["drops"] += 1
+            self.counters["drops-with-loss"] += bool(outcome.reason)
+            level = logging.WARNING if outcome.reason else logging.INFO
+            text = f": {outcome.reason}" if outcome.reason else ""
+            logger.log(
+                level, "Pool %s: dropped %s in %.3f s%s", self._name, peer, now - began, text
+            )
+            return
+        self.counters["drop-failures"] += 1
+        self._failed("dropped", peer, before, self.history.departures[peer], now)
 
-    def _say(self, said: bool, message: str, *arguments: object) -> None:
+    def _cancel(self, peer: Peer) -> None:
+        task = self.disconnecting.get(peer)
+        if task is not None and not task.cancelling():
+            self.counters["drops-cancelled"] += 1
+            logger.info("Pool %s: %s is wanted again, its drop is cancelled", self._name, peer)
+            task.cancel()
+
+    def _failed(self, what: str, peer: Peer, before: Hold | None, hold: Hold, now: float) -> None:
         """Log what failed: loudly once, repeats for those who look closely."""
+        said = before is not None and before.reason == hold.reason
         level = logging.DEBUG if said else logging.WARNING
-        logger.log(level, f"Pool %s: {message}", self._name, *arguments)  # noqa: G004
+        retry = "" if hold.until == math.inf else f"; next try in {hold.until - now:.1f} s"
+        logger.log(level, "Pool %s: %s not %s: %s%s", self._name, peer, what, hold.reason, retry)
+        self._on_failure(hold.until)
 
     async def _attempt(self, ask: Ask, peer: Peer, timeout: float) -> Outcome:
         """Ask the dist, within a deadline; whatever goes wrong becomes a refusal with a reason."""

@@ -62,10 +62,21 @@ def _nothing() -> Mapping[Peer, Any]:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All that is remembered from one refresh to the next. Membership is not: that is read anew."""
+    """All that is remembered from one refresh to the next. Membership is not: that is read anew.
+
+    Parameters
+    ----------
+    attempts
+        What came of connecting peers.
+    absences
+        Members that discovery does not name.
+    departures
+        Members that the dist would not let go, when it was asked last.
+    """
 
     attempts: Mapping[Peer, Hold] = field(default_factory=_nothing)
     absences: Mapping[Peer, Absence] = field(default_factory=_nothing)
+    departures: Mapping[Peer, Hold] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,8 @@ class Plan:
         Peers to connect, those that never failed first.
     disconnect
         Members to let go.
+    cancel
+        Members that are being let go and are wanted again.
     held
         Peers and members that are left alone for now.
     warning
@@ -86,6 +99,7 @@ class Plan:
 
     connect: tuple[Peer, ...] = ()
     disconnect: tuple[Peer, ...] = ()
+    cancel: tuple[Peer, ...] = ()
     held: Mapping[Peer, Hold] = field(default_factory=_nothing)
     warning: str = ""
 
@@ -143,7 +157,13 @@ def observe(
         }
     else:
         absences = {p: a for p, a in absences.items() if p not in snapshot.peers}
-    return History(attempts, absences)
+    staying = snapshot.peers - snapshot.leaving
+    departures = {
+        peer: hold
+        for peer, hold in history.departures.items()
+        if peer in members and peer not in staying
+    }
+    return History(attempts, absences, departures)
 
 
 def attempted(
@@ -166,10 +186,33 @@ def attempted(
     elif outcome.same_as is not None:
         hold = Hold(outcome.reason, same_as=outcome.same_as)
     else:
-        before = history.attempts.get(peer)
-        failures = 1 + (before.failures if before is not None else 0)
-        hold = Hold(outcome.reason, now + backoff(options, failures, random), failures)
+        hold = _failed(history.attempts.get(peer), outcome, options, now, random)
     return replace(history, attempts={**history.attempts, peer: hold})
+
+
+def departed(
+    history: History,
+    peer: Peer,
+    outcome: Outcome,
+    options: ReconnectOptions,
+    now: float,
+    random: float,
+) -> History:
+    """Fold the outcome of one disconnect into the history: a refused one backs off, too."""
+    departures = {p: hold for p, hold in history.departures.items() if p != peer}
+    if outcome.kind == "ignored":
+        departures[peer] = Hold(outcome.reason)
+    elif outcome.kind == "refused":
+        before = history.departures.get(peer)
+        departures[peer] = _failed(before, outcome, options, now, random)
+    return replace(history, departures=departures)
+
+
+def _failed(
+    before: Hold | None, outcome: Outcome, options: ReconnectOptions, now: float, random: float
+) -> Hold:
+    failures = 1 + (before.failures if before is not None else 0)
+    return Hold(outcome.reason, now + backoff(options, failures, random), failures)
 
 
 def plan(
@@ -179,6 +222,7 @@ def plan(
     options: PoolOptions,
     now: float,
     busy: AbstractSet[Peer] = frozenset(),
+    disconnecting: AbstractSet[Peer] = frozenset(),
 ) -> Plan:
     """Propose what to do.
 
@@ -196,6 +240,8 @@ def plan(
         The pool's clock, in seconds.
     busy
         Peers that are being connected or disconnected at this moment.
+    disconnecting
+        Of those, the ones that are being disconnected.
 
     Returns
     -------
@@ -217,13 +263,21 @@ def plan(
         else:
             retries.append(peer)
     retries.sort(key=lambda peer: attempts[peer].failures)
-    disconnect = [peer for peer in snapshot.leaving & members if peer not in busy]
+    going = list(snapshot.leaving & members)
     warning = ""
     if options.removal.policy == "drain":
         due, waiting, warning = _absent(snapshot, members, history, options, now)
-        disconnect += [peer for peer in due if peer not in busy]
+        going += due
         held.update(waiting)
-    return Plan((*fresh, *retries), tuple(disconnect), held, warning)
+    disconnect = []
+    for peer in going:
+        hold = history.departures.get(peer)
+        if hold is not None and hold.until > now:
+            held[peer] = hold
+        elif peer not in busy:
+            disconnect.append(peer)
+    back = disconnecting & (snapshot.peers - snapshot.leaving)
+    return Plan((*fresh, *retries), tuple(disconnect), tuple(back), held, warning)
 
 
 def _absent(

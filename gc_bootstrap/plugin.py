@@ -160,7 +160,7 @@ class BootstrapPlugin(SchedulerPlugin):
         workers: dict[str, dict[str, list[str]]] = {}
         for address, worker in self._scheduler.workers.items():
             tag = worker.extra.get(WORKER_EXTRA)
-            if isinstance(tag, Mapping) and {"pool", "peer"} <= tag.keys():
+            if isinstance(tag, Mapping) and tag.get("scheduler_id") == self._scheduler.id:
                 of_pool = workers.setdefault(str(tag["pool"]), {})
                 of_pool.setdefault(str(tag["peer"]), []).append(address)
         pools = []

@@ -8,7 +8,7 @@ import math
 import random as _random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from gc_bootstrap.enact import Enactor
 from gc_bootstrap.errors import DiscoveryError, DistError, one_line
 from gc_bootstrap.peer import Peer, Snapshot
 from gc_bootstrap.plan import Plan
+from gc_bootstrap.status import PoolStatus
 
 logger = logging.getLogger(__name__)
 
@@ -31,43 +32,6 @@ CLOSE_TIMEOUT = 10.0
 
 HINT_GAP = 0.05
 """Shortest time between two refreshes, in seconds: a burst of hints makes one refresh."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    """What a pool knows, as plain values; see :meth:`Pool.status`."""
-
-    name: str
-    discovery: str
-    dist: str
-    paused: bool
-    refresh_interval: float | None
-    refreshes: int
-    error: str | None
-    warning: str | None
-    peers: tuple[Peer, ...]
-    members: tuple[Peer, ...]
-    connecting: tuple[Peer, ...]
-    disconnecting: tuple[Peer, ...]
-    held: dict[Peer, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The same, of types that JSON and msgpack know."""
-        return {
-            "name": self.name,
-            "discovery": self.discovery,
-            "dist": self.dist,
-            "paused": self.paused,
-            "refresh-interval": self.refresh_interval,
-            "refreshes": self.refreshes,
-            "error": self.error,
-            "warning": self.warning,
-            "peers": [str(peer) for peer in self.peers],
-            "members": [str(peer) for peer in self.members],
-            "connecting": [str(peer) for peer in self.connecting],
-            "disconnecting": [str(peer) for peer in self.disconnecting],
-            "held": {str(peer): reason for peer, reason in self.held.items()},
-        }
 
 
 class Pool:
@@ -117,6 +81,7 @@ class Pool:
         self._plan = Plan()
         self._errors: dict[str, str] = {}
         self._refreshes = 0
+        self._panics = 0
         self._refreshing = asyncio.Lock()
         self._nudge = asyncio.Event()
         self._hinted = False
@@ -233,9 +198,9 @@ class Pool:
             await asyncio.sleep(0)
             history = self._enactor.history
             busy |= self._enactor.busy
-            plan = planning.plan(snapshot, members, history, self.options, now, busy)
-            if plan.warning and plan.warning != self._plan.warning:
-                logger.warning("Pool %s: %s", self.name, plan.warning)
+            disconnecting = self._enactor.disconnecting.keys()
+            plan = planning.plan(snapshot, members, history, self.options, now, busy, disconnecting)
+            self._say_warning(plan.warning)
             self._plan = plan
             self._refreshes += 1
             await asyncio.sleep(0)
@@ -266,7 +231,8 @@ class Pool:
         members = await self._members()
         now = self._clock()
         # From the plan, except for what has been learnt since.
-        held = {**self._plan.held, **self._enactor.history.attempts}
+        history = self._enactor.history
+        held = {**self._plan.held, **history.departures, **history.attempts}
         connecting, disconnecting = self._enactor.connecting, self._enactor.disconnecting
         peers = self._snapshot.peers if self._snapshot is not None else frozenset()
         return PoolStatus(
@@ -282,12 +248,13 @@ class Pool:
             members=tuple(sorted(members)),
             connecting=tuple(sorted(connecting)),
             disconnecting=tuple(sorted(disconnecting)),
+            counters={**self._enactor.counters, "panics": self._panics},
             held={
                 peer: hold.describe(now)
                 for peer, hold in sorted(held.items())
                 if peer not in connecting
                 and (peer in peers or peer in members)
-                and (peer not in members or peer in self._plan.held)
+                and (peer not in members or peer in self._plan.held or peer in history.departures)
             },
         )
 
@@ -322,7 +289,12 @@ class Pool:
     def _next_hold(self) -> float:
         """When the first hold ends by itself; a hold that is over is waiting for a free place."""
         now = self._clock()
-        holds = [*self._plan.held.values(), *self._enactor.history.attempts.values()]
+        history = self._enactor.history
+        holds = [
+            *self._plan.held.values(),
+            *history.attempts.values(),
+            *history.departures.values(),
+        ]
         return min((hold.until for hold in holds if hold.until > now), default=math.inf)
 
     def _on_failure(self, retry_at: float) -> None:
@@ -381,6 +353,15 @@ class Pool:
             raise DistError(f"no list of members within {LOOK_TIMEOUT:g} s") from None
         self._errors.pop("members", None)
         return members
+
+    def _say_warning(self, warning: str) -> None:
+        before = self._plan.warning
+        if warning and not before:
+            self._panics += 1
+        if warning and warning != before:
+            logger.warning("Pool %s: %s", self.name, warning)
+        elif before and not warning:
+            logger.info("Pool %s: over: %s", self.name, before)
 
     def _say_error(self, source: str, error: str, bug: Exception | None = None) -> None:
         """Remember an error; log it when it is a new one, with a traceback if it is a bug."""

@@ -25,6 +25,9 @@ ATTACH = "/v1/attach"
 DETACH = "/v1/detach"
 STATUS = "/v1/status"
 
+DRAIN_HANDLER = "gc_bootstrap_drain"
+"""Name of the scheduler's RPC by which an agent has its workers drained."""
+
 # Read from the disk once: the event loop has no time for it at each attach.
 _DISTRIBUTED = version("distributed")
 

@@ -15,7 +15,7 @@ from distributed._signals import wait_for_signals
 from gc_bootstrap import cookie as cookies
 from gc_bootstrap import runtime
 from gc_bootstrap.agent import listen as listening
-from gc_bootstrap.agent.core import Agent
+from gc_bootstrap.agent.core import DRAIN_TIMEOUT, LEASE_TIMEOUT, Agent
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.server import ControlServer
@@ -44,14 +44,17 @@ class AgentOptions:
     insecure
         Take an attach from whoever asks.
     drain_timeout
-        Seconds for moving data away after SIGTERM.
+        Seconds for moving data away after SIGTERM, and before a requested detach.
+    lease_timeout
+        Seconds that a scheduler may give no sign of life before the agent is free again.
     """
 
     workers: WorkerOptions
     listen: Listen = field(default_factory=Listen)
     cookie: Cookie | None = None
     insecure: bool = False
-    drain_timeout: float = 60.0
+    drain_timeout: float = DRAIN_TIMEOUT
+    lease_timeout: float = LEASE_TIMEOUT
 
 
 class AgentServer:
@@ -75,7 +78,11 @@ class AgentServer:
     ) -> None:
         if options.insecure and options.cookie is not None:
             raise ConfigError(f"--insecure: contradicts the cookie from {options.cookie.where}")
-        self.agent = Agent(options.workers)
+        self.agent = Agent(
+            options.workers,
+            drain_timeout=options.drain_timeout,
+            lease_timeout=options.lease_timeout,
+        )
         self._options = options
         self._warm = warm
         self._server: ControlServer | None = None
@@ -181,7 +188,7 @@ class AgentServer:
 
     async def drain(self) -> None:
         """Let the workers go without losing their data; take no attach any more."""
-        await self.agent.drain(self._options.drain_timeout)
+        await self.agent.drain()
 
     async def close(self) -> None:
         """End everything. May be called more than once."""

@@ -14,12 +14,18 @@ from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
 from gc_bootstrap.agent.nanny import ABANDONED_TIMEOUT, AgentNanny
 from gc_bootstrap.agent.options import WorkerOptions
-from gc_bootstrap.errors import os_reason
+from gc_bootstrap.errors import one_line, os_reason
 from gc_bootstrap.peer import WORKER_EXTRA
+from gc_bootstrap.wire import DRAIN_HANDLER, WireError
 
 logger = logging.getLogger(__name__)
 
 READY_POLL = 0.02
+ANSWER_MARGIN = 2.0
+"""Seconds, or a tenth of the time where that is less, for the answer to a drain to come."""
+
+
+_ALIVE = (Status.running, Status.paused, Status.closing_gracefully)
 
 
 def _constant(value: Any, worker: Worker) -> Any:
@@ -87,6 +93,9 @@ class WorkerGroup:
                 self._servers.append(kind(self._scheduler, **arguments))
             starting += [asyncio.create_task(_started(server)) for server in self._servers]
             await asyncio.gather(*starting)
+            # A scheduler that was replaced at this address meanwhile has not asked for them.
+            if (found := await _scheduler_id(self._servers[0])) != self._scheduler_id:
+                raise WireError(502, f"another scheduler is at {self._scheduler}: {found}")
         except BaseException:
             # The others first: closing a nanny that starts waits until it has started.
             for task in starting:
@@ -117,8 +126,8 @@ class WorkerGroup:
                 addresses.append(address)
         return [address for address in addresses if address is not None]
 
-    async def retire(self, timeout: float) -> bool:
-        """Ask the scheduler to move the workers' data elsewhere and to forget them.
+    async def drain(self, timeout: float) -> bool:
+        """Have the scheduler take the workers' tasks and data, and forget them.
 
         Returns
         -------
@@ -133,25 +142,52 @@ class WorkerGroup:
         addresses = self.addresses
         if not addresses:
             return True
-        security = self._servers[0].security
-        arguments = security.get_connection_args("worker")
+        arguments = self._servers[0].security.get_connection_args("worker")
         try:
             async with (
                 asyncio.timeout(timeout),
                 rpc(self._scheduler, connection_args=arguments) as scheduler,
             ):
-                retired = await scheduler.retire_workers(
-                    workers=addresses, close_workers=False, remove=True
-                )
+                await self._drain(scheduler, addresses, timeout)
         except TimeoutError:
-            logger.warning("Not all data was moved away within %g s", timeout)
+            logger.warning("Not drained within %g s", timeout)
         except OSError as exc:
             logger.warning("The scheduler could not be asked to take the data: %s", os_reason(exc))
             return False
-        else:
-            if kept := set(addresses) - set(retired):
-                logger.warning("No other worker could take the data of %s", ", ".join(sorted(kept)))
+        except Exception as exc:
+            # Of the scheduler, sent here: ending the workers is all that is left to do.
+            logger.warning("The scheduler could not take the data: %s", one_line(exc))
         return True
+
+    async def _drain(self, scheduler: Any, addresses: list[str], timeout: float) -> None:
+        own = timeout - min(ANSWER_MARGIN, timeout / 10)
+        lost = await getattr(scheduler, DRAIN_HANDLER)(workers=addresses, timeout=own)
+        if lost is None:
+            # Its plugin has been unregistered meanwhile: Dask answers what it does not know so.
+            retired = await scheduler.retire_workers(
+                workers=addresses, close_workers=False, remove=True
+            )
+            lost = {address: "its data" for address in addresses if address not in retired}
+        for address, loss in lost.items():
+            if loss:
+                logger.warning("The time was over: %s goes with %s", address, loss)
+
+    async def scheduler_answers(self, timeout: float) -> bool:
+        """Whether the scheduler that the workers are for gives a sign of life.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for it.
+        """
+        server = next((server for server in self._servers if server.status in _ALIVE), None)
+        if server is None:
+            return True  # they are ending already, for whatever reason
+        try:
+            async with asyncio.timeout(timeout):
+                return await _scheduler_id(server) == self._scheduler_id
+        except (OSError, TimeoutError):
+            return False
 
     async def close(self, *, abandon: bool = False) -> None:
         """End all workers, and wait until no process is left. May be called more than once.
@@ -220,6 +256,12 @@ class WorkerGroup:
                     future.cancel()
         if not self.ending.is_set():
             logger.warning("One of %d workers has ended for good", len(self._servers))
+
+
+async def _scheduler_id(server: Nanny | Worker) -> str:
+    """Which scheduler is at the address that a server works for."""
+    identity = await server.scheduler.identity(n_workers=0)
+    return str(identity["id"])
 
 
 async def _started(server: Nanny | Worker) -> None:

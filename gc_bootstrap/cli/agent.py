@@ -56,7 +56,13 @@ class _AgentCommand(click.Command):
     "--drain-timeout",
     default="60s",
     show_default=True,
-    help="How long SIGTERM waits for the workers' data to be moved away.",
+    help="How long SIGTERM waits for tasks to finish and data to be moved away.",
+)
+@click.option(
+    "--lease-timeout",
+    default="5m",
+    show_default=True,
+    help="How long a scheduler may give no sign of life before another can attach this agent.",
 )
 @click.option(
     "--import",
@@ -70,6 +76,7 @@ def command(
     listen: str | None,
     cookie_file: str | None,
     drain_timeout: str,
+    lease_timeout: str,
     imports: Sequence[str],
     insecure: bool,
     pid_file: str,
@@ -92,6 +99,7 @@ def command(
             cookie=_cookie(cookie_file),
             insecure=insecure,
             drain_timeout=_duration("--drain-timeout", drain_timeout),
+            lease_timeout=_duration("--lease-timeout", lease_timeout),
         )
         if pid_file:
             try:

@@ -43,7 +43,8 @@ def cookies_of(plugin: BootstrapPlugin) -> dict[str, str]:
     found = {}
     for name, pool in plugin.pools.items():
         assert isinstance(pool.dist, DaskDist)
-        found[name] = repr(pool.dist._cookie)
+        assert pool.dist._client is not None
+        found[name] = repr(pool.dist._client.cookie)
     return found
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import pytest
 
-from gc_bootstrap.config import DrainOptions, RemovalOptions
+from gc_bootstrap import enact
+from gc_bootstrap.config import DrainOptions, ReconnectOptions, RemovalOptions
 from gc_bootstrap.errors import DiscoveryError
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
 from gc_bootstrap.pool import Pool
@@ -82,7 +84,10 @@ async def test_beyond_the_panic_threshold_the_pool_says_so_once(
         assert "panic threshold" in str((await pool.status()).warning)
 
 
-async def test_a_drop_that_hangs_ends_at_its_deadline(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_drop_that_hangs_ends_at_its_deadline(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enact, "DROP_MARGIN", 0.0)
     dist = FakeDist()
     discovery = ManualDiscovery([A])
     options = replace(RARELY, drain=DrainOptions(timeout=0.01))
@@ -95,14 +100,59 @@ async def test_a_drop_that_hangs_ends_at_its_deadline(caplog: pytest.LogCaptureF
     assert "10.0.0.1:1 not dropped: no outcome within 0.01 s" in caplog.text
 
 
-async def test_a_refused_drop_is_tried_again() -> None:
+async def test_a_refused_drop_backs_off_and_is_tried_again() -> None:
+    now = [0.0]
     discovery, dist = ManualDiscovery([A]), FakeDist()
-    async with opened(discovery, dist) as pool:
+    options = replace(RARELY, reconnect=ReconnectOptions(initial=10.0, jitter=0.0))
+    pool = Pool(discovery, dist, options=options, clock=lambda: now[0])
+    await pool.open()
+    try:
         await pool.run_once()
         dist.behaviour = {A: Outcome.refused("holds the only copy")}
         discovery.set(Snapshot(frozenset({A}), leaving=frozenset({A})))
+        now[0] = 20.0
         await pool.run_once()
-        assert dist.connected == {A}
         dist.behaviour = {}
+        now[0] = 29.9
+        plan = await pool.run_once()
+        assert plan.disconnect == ()
+        assert plan.held[A].describe(now[0]).startswith("backing off for 0.1 s after 1 failures")
+        assert dist.connected == {A}
+        now[0] = 30.1
         await pool.run_once()
         assert dist.connected == set()
+        assert (await pool.status()).counters["drop-failures"] == 1
+    finally:
+        await pool.close()
+
+
+async def test_a_drop_is_cancelled_when_the_peer_is_wanted_again() -> None:
+    discovery, dist = ManualDiscovery([A]), FakeDist()
+    async with opened(discovery, dist) as pool:
+        await pool.run_once()
+        dist.behaviour = {A: HANGS}
+        discovery.set(Snapshot(frozenset({A}), leaving=frozenset({A})))
+        await pool.refresh()
+        assert (await pool.status()).disconnecting == (A,)
+        discovery.set([A])
+        assert (await pool.refresh()).cancel == (A,)
+        await eventually(lambda: not pool._enactor.disconnecting)
+        status = await pool.status()
+        assert (status.members, status.counters["drops-cancelled"]) == ((A,), 1)
+
+
+async def test_a_panic_is_counted_and_said_to_be_over(caplog: pytest.LogCaptureFixture) -> None:
+    removal = RemovalOptions("drain", after=1, grace=0.0)
+    discovery, dist = ManualDiscovery([A, B, C, D]), FakeDist()
+    with caplog.at_level(logging.INFO, "gc_bootstrap"):
+        async with opened(discovery, dist, replace(RARELY, removal=removal)) as pool:
+            await pool.run_once()
+            for _ in range(3):
+                discovery.set([A])
+                await pool.run_once()
+                discovery.set([A, B, C, D])
+                await pool.run_once()
+            status = await pool.status()
+    assert status.counters["panics"] == 3
+    assert status.warning is None
+    assert caplog.text.count("over: panic threshold: 3 of 4 members are missing") == 3

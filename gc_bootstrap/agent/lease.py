@@ -1,0 +1,213 @@
+"""One scheduler's hold on an agent: from its attach until the last worker has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.agent.reach import check_address, check_reachable
+from gc_bootstrap.agent.workers import WorkerGroup
+from gc_bootstrap.errors import one_line
+from gc_bootstrap.wire import AttachRequest, WireError
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 0.5
+"""Seconds that workers may take to start before the agent looks whether the scheduler is there."""
+LOOKS = 5
+"""How often the scheduler is asked for a sign of life within the lease's timeout."""
+
+
+class Lease:
+    """Owns the workers for one scheduler from first to last; begins at once.
+
+    Parameters
+    ----------
+    request
+        Whose it is.
+    options
+        The workers to start.
+    start_timeout
+        Seconds for them to start and register.
+    silence
+        Seconds that the scheduler may give no sign of life before the lease ends.
+    clock
+        Monotonic seconds.
+
+    Attributes
+    ----------
+    started
+        Done when the workers run; otherwise it holds the :class:`WireError` that says why not.
+    task
+        Over when no worker is left.
+    draining
+        Whether the workers are being let go on somebody's request.
+    """
+
+    def __init__(
+        self,
+        request: AttachRequest,
+        options: WorkerOptions,
+        *,
+        start_timeout: float,
+        silence: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.request = request
+        self.start_timeout = start_timeout
+        self.draining = False
+        self._silence = silence
+        self._clock = clock
+        self._security = options.security
+        tag = {
+            "scheduler_id": request.scheduler_id,
+            "peer": request.peer,
+            "pool": request.pool,
+        }
+        self.group = WorkerGroup(
+            options, request.scheduler, request.scheduler_id, tag, start_timeout
+        )
+        self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Retrieved here, so that a start nobody waits for any more is not reported as unseen.
+        self.started.add_done_callback(lambda f: f.cancelled() or f.exception())
+        self._starting: asyncio.Task[None] | None = None
+        self._drain: asyncio.Task[bool] | None = None
+        self.task = asyncio.create_task(self._hold(), name="gc_bootstrap agent: lease")
+
+    @property
+    def ending(self) -> bool:
+        """Whether its workers are ending."""
+        return self.group.ending.is_set()
+
+    async def drain(self, timeout: float) -> None:
+        """Have the scheduler take the workers' data, then end them.
+
+        Several callers share one drain, and the first one's timeout.
+
+        Parameters
+        ----------
+        timeout
+            Seconds for the data to be moved.
+        """
+        self.draining = True
+        moved = True
+        if self.started.done() and not self.ending:
+            if self._drain is None:
+                self._drain = asyncio.create_task(self._move_away(timeout))
+            await asyncio.wait([self._drain])
+            moved = not self._drain.cancelled() and self._drain.result()
+        await self.end(abandon=not moved)
+
+    async def end(self, *, abandon: bool = False) -> None:
+        """End the workers and wait for it. The task is not cancelled: it closes what it started.
+
+        Parameters
+        ----------
+        abandon
+            Give the workers little time: nobody waits for them.
+        """
+        self.group.ending.set()
+        if self._drain is not None:
+            self._drain.cancel()
+        if self.started.done():
+            await self.group.close(abandon=abandon)
+        elif self._starting is not None:
+            self._starting.cancel()
+        await asyncio.wait([self.task])
+
+    async def _move_away(self, timeout: float) -> bool:
+        """Have the data moved; False where the scheduler is gone, or the workers end first."""
+        draining = asyncio.create_task(self.group.drain(timeout))
+        try:
+            await asyncio.wait([draining, self.task], return_when=asyncio.FIRST_COMPLETED)
+            return draining.done() and await draining
+        finally:
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
+
+    async def _hold(self) -> None:
+        scheduler = self.request.scheduler
+        logger.debug("Attaching to %s as %s", scheduler, self.request.peer)
+        minding: asyncio.Task[None] | None = None
+        try:
+            await self._start()
+        except WireError as exc:
+            logger.warning("Not attached to %s: %s", scheduler, exc)
+            if not self.started.done():
+                self.started.set_exception(exc)
+        else:
+            workers = ", ".join(self.group.addresses)
+            logger.info("Attached to %s as %s with %s", scheduler, self.request.peer, workers)
+            self.started.set_result(None)
+            minding = asyncio.create_task(self._mind(), name="gc_bootstrap agent: mind the lease")
+            await self.group.finished()
+            logger.info("The workers for %s have ended", scheduler)
+        finally:
+            if minding is not None:
+                minding.cancel()
+                await asyncio.gather(minding, return_exceptions=True)
+            await self.group.close()
+            if not self.started.done():
+                self.started.set_exception(WireError(500, "internal error; see the agent's log"))
+
+    async def _start(self) -> None:
+        """Start the workers; where that takes long, find out whether it can succeed."""
+        location = check_address(self.request.scheduler)
+        if self.ending:
+            raise WireError(503, "the attach was cut short")
+        starting = self._starting = asyncio.create_task(self.group.start())
+        checking = asyncio.create_task(self._check_later(location))
+        limit = self.start_timeout
+        try:
+            async with asyncio.timeout(limit):
+                await asyncio.wait([starting, checking], return_when=asyncio.FIRST_COMPLETED)
+                if not starting.done():
+                    checking.result()
+                await asyncio.wait([starting])
+        except TimeoutError:
+            reason = f"no worker has registered within {limit:g} s"
+            late = WireError(500, f"a worker does not start: {reason}")
+            # At once: ending what has been started takes longer than the scheduler waits.
+            self.started.set_exception(late)
+            raise late from None
+        finally:
+            for task in (starting, checking):
+                task.cancel()
+            await asyncio.gather(starting, checking, return_exceptions=True)
+        if starting.cancelled():
+            raise WireError(503, "the attach was cut short")
+        if (exc := starting.exception()) is not None:
+            if isinstance(exc, WireError):
+                raise exc
+            cause: BaseException = exc
+            while cause.__cause__ is not None:  # Dask wraps it: "Nanny failed to start."
+                cause = cause.__cause__
+            raise WireError(500, f"a worker does not start: {one_line(cause)}") from exc
+
+    async def _check_later(self, location: tuple[str, int] | None) -> None:
+        await asyncio.sleep(PATIENCE)
+        await check_reachable(self.request.scheduler, location, self._security)
+
+    async def _mind(self) -> None:
+        """End the lease of a scheduler that hangs, or that this agent is cut off from.
+
+        A scheduler that dies is noticed by the workers; one that is stopped still holds its
+        connections, and would hold the agent for ever.
+        """
+        interval = self._silence / LOOKS
+        heard = self._clock()
+        while True:
+            await asyncio.sleep(interval)
+            if await self.group.scheduler_answers(interval):
+                heard = self._clock()
+            elif self._clock() - heard >= self._silence:
+                logger.warning(
+                    "The scheduler at %s has given no sign of life for %g s: its lease ends",
+                    self.request.scheduler,
+                    self._silence,
+                )
+                await self.group.close(abandon=True)
+                return

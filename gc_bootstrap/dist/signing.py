@@ -1,0 +1,138 @@
+"""Asking agents with requests that each one's cookie signs."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import ssl
+import time
+from collections.abc import Callable
+
+from gc_bootstrap import runtime, wire
+from gc_bootstrap.cookie import Cookie
+from gc_bootstrap.dist.client import AgentClient, Answer
+from gc_bootstrap.errors import DistError
+from gc_bootstrap.peer import Peer
+
+OWN_COOKIES_FOR = 2.0
+"""Seconds for which the cookies of this user's agents are not read again, unless one is refused."""
+FRESH = 0.1
+"""Seconds after which a refused cookie may be one that has been replaced since it was read."""
+
+
+class SignedClient:
+    """Posts messages to agents, signed with the cookie that the agent expects.
+
+    Parameters
+    ----------
+    cookie
+        The shared one, if there is one.
+    tls
+        As for :class:`AgentClient`.
+    concurrency
+        As for :class:`AgentClient`.
+    clock
+        Seconds since the epoch, for tokens.
+    """
+
+    def __init__(
+        self,
+        cookie: Cookie | None,
+        tls: ssl.SSLContext | None,
+        concurrency: int,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.cookie = cookie
+        self._client = AgentClient(tls, concurrency)
+        self._own_cookies = _OwnCookies()
+        self._clock = clock
+
+    def start(self) -> None:
+        """Open the session; needs a running event loop."""
+        self._client.start()
+
+    async def close(self) -> None:
+        """Close the session. May be called more than once."""
+        await self._client.close()
+
+    async def ask(
+        self, peer: Peer, path: str, message: wire.AttachRequest | wire.DetachRequest, limit: float
+    ) -> Answer:
+        """Post one message, and return the agent's answer whatever it is, but for a refused cookie.
+
+        Parameters
+        ----------
+        limit
+            Seconds for the answer.
+
+        Raises
+        ------
+        DistError
+            There is no answer, or the agent does not know this scheduler's cookie.
+        """
+        body = wire.encode(message)
+        while True:
+            cookie, read_at = await self._cookie_for(peer)
+            header = cookie and wire.sign(cookie, "POST", path, body, self._clock())
+            answer = await self._client.post(peer, path, body, header or None, limit)
+            if answer.status not in (401, 403):
+                return answer
+            if not self._own_cookies.forget(read_at):
+                break
+            # An agent that was started a moment ago has made a cookie that has not been read yet.
+        with_what = f"signed with {cookie!r}" if cookie else "not signed: no cookie is known"
+        raise DistError(f"refuses this scheduler: {answer.error} (the request was {with_what})")
+
+    async def _cookie_for(self, peer: Peer) -> tuple[Cookie | None, float]:
+        """The cookie to sign with, and when it was read if it may be out of date, else infinity.
+
+        For a peer on this host the one that the agent made itself, if it did; else the shared one.
+        """
+        if not _is_local(peer):
+            return self.cookie, math.inf
+        hosts = ("127.0.0.1", "::1") if peer.host == "localhost" else (peer.host,)
+        try:
+            own, read_at = await self._own_cookies.get()
+        except runtime.RuntimeFolderError as exc:
+            if self.cookie is None:
+                raise DistError(f"its cookie cannot be read: {exc}") from exc
+            return self.cookie, math.inf
+        for host in hosts:
+            secret = own.get(Peer(host, peer.port))
+            if secret is not None:
+                return Cookie(secret, f"the registration of {peer}"), read_at
+        return self.cookie, read_at
+
+
+class _OwnCookies:
+    """What :func:`runtime.own_cookies` reads, once for all the connects of a moment."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._found: dict[Peer, str] = {}
+        self._read_at = -math.inf
+
+    async def get(self) -> tuple[dict[Peer, str], float]:
+        """The cookies, and when they were read."""
+        async with self._lock:
+            now = time.monotonic()
+            if now - self._read_at > OWN_COOKIES_FOR:
+                self._found = await asyncio.to_thread(runtime.own_cookies)
+                self._read_at = now
+            return self._found, self._read_at
+
+    def forget(self, read_at: float) -> bool:
+        """Have the next :meth:`get` read again; False if what was read then is fresh anyway."""
+        stale = time.monotonic() - read_at > FRESH
+        if stale and self._read_at == read_at:
+            self._read_at = -math.inf
+        return stale
+
+
+def _is_local(peer: Peer) -> bool:
+    try:
+        return ipaddress.ip_address(peer.host).is_loopback
+    except ValueError:
+        return peer.host == "localhost"

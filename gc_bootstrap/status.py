@@ -1,0 +1,47 @@
+"""What a pool knows, as plain values for people and programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gc_bootstrap.peer import Peer
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """What a pool knows, as plain values; see :meth:`Pool.status`."""
+
+    name: str
+    discovery: str
+    dist: str
+    paused: bool
+    refresh_interval: float | None
+    refreshes: int
+    error: str | None
+    warning: str | None
+    peers: tuple[Peer, ...]
+    members: tuple[Peer, ...]
+    connecting: tuple[Peer, ...]
+    disconnecting: tuple[Peer, ...]
+    counters: dict[str, int] = field(default_factory=dict)
+    held: dict[Peer, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, of types that JSON and msgpack know."""
+        return {
+            "name": self.name,
+            "discovery": self.discovery,
+            "dist": self.dist,
+            "paused": self.paused,
+            "refresh-interval": self.refresh_interval,
+            "refreshes": self.refreshes,
+            "error": self.error,
+            "warning": self.warning,
+            "peers": [str(peer) for peer in self.peers],
+            "members": [str(peer) for peer in self.members],
+            "connecting": [str(peer) for peer in self.connecting],
+            "disconnecting": [str(peer) for peer in self.disconnecting],
+            "counters": self.counters,
+            "held": {str(peer): reason for peer, reason in self.held.items()},
+        }
