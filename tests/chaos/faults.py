@@ -8,11 +8,13 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+import psutil
+
 from gc_bootstrap.cli.processes import ProcessGroup
 from tests.chaos.cluster import Agent, Cluster
 from tests.chaos.schedule import Event, Kind, Storm
 from tests.chaos.tally import Tally
-from tests.chaos.workload import Workload, only_there
+from tests.chaos.workload import Workload, held_by
 from tests.integration.harness import free_port, until
 
 AWAY = 2
@@ -40,6 +42,7 @@ class Faults:
         self._cluster = cluster
         self._workload = workload
         self._tally = tally
+        self._graceful = True
         # One agent's coming and going is one thing at a time; stops, cuts and kills of its worker
         # come when they come.
         self._slots = [asyncio.Lock() for _ in cluster.slots]
@@ -67,9 +70,14 @@ class Faults:
 
     async def run(self, storm: Storm) -> None:
         """Have a storm, to its end."""
-        async with asyncio.TaskGroup() as group:
-            for event in storm.events:
-                group.create_task(self._at(event), name=str(event))
+        self._graceful = storm.kind == "graceful"
+        try:
+            async with asyncio.TaskGroup() as group:
+                for event in storm.events:
+                    group.create_task(self._at(event), name=str(event))
+        except* AssertionError as failed:
+            reasons = "\n".join(map(str, failed.exceptions))
+            raise AssertionError(f"{storm}\nfailed at {reasons}") from failed
         self._tally.storms += 1
 
     async def _at(self, event: Event) -> None:
@@ -98,7 +106,7 @@ class Faults:
             await until(lambda: old.process.ended, f"{old.peer} has ended", LEAVES)
             cluster.publish(remove=old)
             await old.ends()
-            old.has_ended_well()
+            old.has_ended_well(quietly=self._graceful)
             cluster.slots[event.slot] = new
             cluster.gone.append(old.process)
         return True
@@ -219,20 +227,21 @@ class Faults:
         pids = agent.workers()
         async with _stopped(pids):
             victims = await self._lose(event, agent, pids)
-            await until(lambda: self._are_given_up(victims), f"{sorted(victims)} are given up", 90)
+            await until(lambda: self._are_given_up(victims, pids), "they are given up", LEAVES)
         return bool(victims)
 
     async def _outlast_cut(self, event: Event) -> bool:
         agent = self._cluster.slots[event.slot]
+        pids = agent.workers()
         async with self._cluster.to_scheduler.cut(agent):
-            victims = await self._lose(event, agent, agent.workers())
-            await until(lambda: self._are_given_up(victims), f"{sorted(victims)} are given up", 90)
+            victims = await self._lose(event, agent, pids)
+            await until(lambda: self._are_given_up(victims, pids), "they are given up", LEAVES)
         return bool(victims)
 
     async def _lose(self, event: Event, agent: Agent, pids: frozenset[int]) -> frozenset[str]:
-        """Note what is lost with an agent's workers, which cannot do anything any more.
+        """Note what is lost with an agent's workers, which cannot say anything any more.
 
-        The tables are read twice: what was on its way when the workers were stopped is in one of
+        The tables are read twice: what was on its way when the workers fell silent is in one of
         them.
 
         Returns
@@ -242,21 +251,25 @@ class Faults:
         """
         if not pids:
             return frozenset()
+        at_once = event.kind not in (Kind.OUTLAST_STOP, Kind.OUTLAST_CUT)
         while True:
             scheduler = self._cluster.scheduler
             try:
                 workers = await scheduler.workers()
                 victims = frozenset(workers.get(str(agent.peer), ()))
-                keys = await only_there(scheduler.address, victims)
+                keys = await held_by(scheduler.address, victims, only_there=at_once)
                 await asyncio.sleep(MOMENT)
-                keys |= await only_there(scheduler.address, victims)
+                keys |= await held_by(scheduler.address, victims, only_there=at_once)
             except OSError:  # it is being killed, and everything is lost
                 await asyncio.sleep(MOMENT)
             else:
                 self._workload.note_loss(f"{event.kind}, slot {event.slot}", keys, pids)
                 return victims
 
-    async def _are_given_up(self, addresses: frozenset[str]) -> bool:
+    async def _are_given_up(self, addresses: frozenset[str], pids: frozenset[int]) -> bool:
+        """Whether workers are in no table any more, or have been ended."""
+        if not any(map(psutil.pid_exists, pids)):
+            return True
         status = await self._cluster.ask()
         if status is None:
             return False

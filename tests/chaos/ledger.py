@@ -8,7 +8,9 @@ A loss is what a hard fault (:data:`schedule.HARD`) does, and nothing else is on
 
 - the keys that, by the scheduler's own tables, were in memory nowhere but on the victims, or were
   being processed by a victim, when the fault began (a worker that is to be killed is stopped
-  first, and the tables are read before the SIGKILL: nothing can change any more);
+  first, and the tables are read before the SIGKILL: nothing can change any more). Where a victim
+  is silent for long before it is given up, that a key is in memory elsewhere, too, does not save
+  it: Dask's active memory manager drops surplus copies, and may drop the wrong one;
 - the keys that a victim itself began to execute after that: a worker that has been given up while
   it was stopped or cut off still has tasks in its queue when it wakes up;
 - all keys, where the scheduler was killed: nobody knows of any result any more, and the client

@@ -152,9 +152,21 @@ class Workload:
             await client.close(timeout=CLOSE_TIMEOUT)  # type: ignore[no-untyped-call]
 
 
-async def only_there(scheduler: str, workers: frozenset[str]) -> frozenset[str]:
-    """What would be executed again if these workers were lost now, by the scheduler's tables."""
+async def held_by(
+    scheduler: str, workers: frozenset[str], *, only_there: bool
+) -> frozenset[str]:
+    """What these workers process or have in memory, by the scheduler's tables.
+
+    Parameters
+    ----------
+    only_there
+        Leave out what is in memory elsewhere, too.
+    """
     async with rpc(scheduler) as ask:
         who_has, processing = await ask.who_has(), await ask.processing()
-    kept = {str(key) for key, where in who_has.items() if where and set(where) <= workers}
+    kept = {
+        str(key)
+        for key, where in who_has.items()
+        if (set(where) <= workers if only_there else set(where) & workers) and where
+    }
     return frozenset(kept.union(*({str(k) for k in processing.get(w, ())} for w in workers)))
