@@ -273,4 +273,4 @@ def _runs(server: Nanny | Worker) -> bool:
         return True  # it has ended: there is nothing to wait for
     if isinstance(server, Nanny):
         return server.process is not None and server.process.status == Status.running
-    return server.status in (Status.running, Status.paused)
+    return server.status in _ALIVE

@@ -18,9 +18,8 @@ from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import ConfigError, DistError
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.testing import DistContract
+from tests.integration.conftest import DistFactory
 from tests.integration.harness import COOKIE, agent_here, free_port, scheduler_here, until
-
-SECRET = "correct horse battery staple"
 
 
 class TestContract(DistContract):
@@ -38,49 +37,6 @@ class TestContract(DistContract):
 
     async def dead_peer(self) -> Peer:
         return Peer("127.0.0.1", free_port())
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[Scheduler]:
-    async with scheduler_here() as scheduler:
-        yield scheduler
-
-
-@pytest.fixture
-async def dists(scheduler: Scheduler) -> AsyncIterator[DistFactory]:
-    factory = DistFactory(scheduler)
-    yield factory
-    await factory.close()
-
-
-class DistFactory:
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self._made: list[DaskDist] = []
-
-    async def __call__(
-        self,
-        options: PoolOptions | None = None,
-        *,
-        pool: str = "default",
-        scheduler: Scheduler | None = None,
-    ) -> DaskDist:
-        owner = Owner(scheduler or self._scheduler, pool, options or PoolOptions())
-        dist = await asyncio.to_thread(DaskDist.for_scheduler, owner)  # it reads files
-        self._made.append(dist)
-        await dist.start()
-        return dist
-
-    async def close(self) -> None:
-        for dist in self._made:
-            await dist.close()
-
-
-@pytest.fixture
-def cookie_file(tmp_path: Path) -> str:
-    path = tmp_path / "cookie"
-    path.write_text(f"{SECRET}\n")
-    return str(path)
 
 
 async def test_an_attached_agent_computes(scheduler: Scheduler, dists: DistFactory) -> None:

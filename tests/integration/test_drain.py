@@ -1,0 +1,411 @@
+"""What a drain saves, what it waits for, and what it says when the time is over.
+
+The agents' workers run in this process, so that a test can hold a task where it wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import pytest
+from distributed import Client, Future, Scheduler, Worker
+from distributed.active_memory_manager import RetireWorker
+from distributed.core import Status, rpc
+from distributed.worker_state_machine import PauseEvent, UnpauseEvent
+
+from gc_bootstrap.agent.run import AgentServer
+from gc_bootstrap.config import DrainOptions, PoolOptions
+from gc_bootstrap.dist.dask import DaskDist
+from gc_bootstrap.peer import Outcome
+from gc_bootstrap.wire import DRAIN_HANDLER
+from tests.integration.conftest import DistFactory
+from tests.integration.harness import agent_here, until
+
+SOON = PoolOptions(drain=DrainOptions(timeout=1.0))
+
+
+class Ledger:
+    """Counts executions; workers share it, for they run in this process."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[object] = Counter()
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+
+    def __reduce__(self) -> str:
+        return "LEDGER"
+
+    def __call__(self, key: object) -> object:
+        self.runs[key] += 1
+        return key
+
+    def held(self, key: object) -> object:
+        self.runs[key] += 1
+        self.entered.release()
+        assert self.open.wait(30)
+        return key
+
+
+LEDGER = Ledger()
+
+
+def run(key: object) -> object:
+    return LEDGER(key)
+
+
+def run_held(key: object) -> object:
+    return LEDGER.held(key)
+
+
+@pytest.fixture(autouse=True)
+def ledger() -> Iterator[Ledger]:
+    global LEDGER
+    LEDGER = Ledger()
+    yield LEDGER
+    LEDGER.open.set()
+
+
+@dataclass
+class Cluster:
+    scheduler: Scheduler
+    client: Client
+    dist: DaskDist
+    agents: list[AgentServer] = field(default_factory=list)
+
+    def address(self, number: int) -> str:
+        (worker,) = self.agents[number].agent.status()["workers"]
+        return str(worker["address"])
+
+    def worker(self, number: int) -> Worker:
+        (worker,) = (w for w in Worker._instances if w.address == self.address(number))
+        return worker
+
+    async def drop(self, number: int) -> Outcome:
+        return await self.dist.disconnect(self.agents[number].peer)
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def form(scheduler: Scheduler, dists: DistFactory, stack: AsyncExitStack) -> Form:
+    return Form(scheduler, dists, stack)
+
+
+class Form:
+    """Makes a cluster of so many agents."""
+
+    def __init__(self, scheduler: Scheduler, dists: DistFactory, stack: AsyncExitStack) -> None:
+        self._scheduler, self._dists, self._stack = scheduler, dists, stack
+
+    async def __call__(self, count: int, options: PoolOptions | None = None) -> Cluster:
+        # Not entered: a Client has to be left in the context in which it was entered.
+        client = await Client(self._scheduler.address, asynchronous=True)
+        self._stack.push_async_callback(client.close)
+        cluster = Cluster(self._scheduler, client, await self._dists(options))
+        for _ in range(count):
+            await self.add(cluster)
+        return cluster
+
+    async def add(self, cluster: Cluster, *arguments: str) -> None:
+        agent = await self._stack.enter_async_context(agent_here(*arguments, insecure=True))
+        assert await cluster.dist.connect(agent.peer)
+        cluster.agents.append(agent)
+
+
+async def results(
+    cluster: Cluster, count: int, workers: list[str] | None = None
+) -> list[Future[object]]:
+    """So many results in memory, each computed once."""
+    futures = cluster.client.map(run, range(count), pure=False, workers=workers)
+    assert await cluster.client.gather(futures) == list(range(count))
+    return futures
+
+
+def idle(cluster: Cluster, number: int) -> bool:
+    return cluster.agents[number].agent.state == "idle"
+
+
+async def test_results_move_and_nothing_runs_twice(form: Form, ledger: Ledger) -> None:
+    cluster = await form(3)
+    futures = await results(cluster, 30)
+    gone = cluster.address(0)
+    assert await cluster.drop(0) == Outcome.DONE
+    assert gone not in cluster.scheduler.workers
+    assert idle(cluster, 0)
+    assert await cluster.client.gather(futures) == list(range(30))
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_a_running_task_finishes(form: Form, ledger: Ledger) -> None:
+    cluster = await form(2)
+    future = cluster.client.submit(run_held, 1, workers=[cluster.address(0)], pure=False)
+    await until(lambda: ledger.entered.acquire(blocking=False), "the task runs")
+    drop = asyncio.create_task(cluster.drop(0))
+    await asyncio.sleep(0.2)
+    assert not drop.done()
+    ledger.open.set()
+    assert await drop == Outcome.DONE
+    assert await future == 1
+    assert ledger.runs == {1: 1}
+
+
+async def test_tasks_that_have_not_begun_go_elsewhere_at_once(form: Form, ledger: Ledger) -> None:
+    cluster = await form(1)
+    running = cluster.client.submit(run_held, "held", pure=False)
+    await until(lambda: ledger.entered.acquire(blocking=False), "the task runs")
+    waiting = cluster.client.map(run, range(20), pure=False)
+    await until(lambda: len(cluster.scheduler.tasks) == 21, "the tasks are there")
+    drop = asyncio.create_task(cluster.drop(0))
+    await form.add(cluster)
+    assert await cluster.client.gather(waiting) == list(range(20))
+    assert not drop.done()
+    ledger.open.set()
+    assert await drop == Outcome.DONE
+    assert await running == "held"
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_a_task_that_outlasts_its_share_starts_again_elsewhere(
+    form: Form, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = await form(2, SOON)
+    future = cluster.client.submit(
+        run_held, 1, workers=[cluster.address(0)], allow_other_workers=True, pure=False
+    )
+    await until(lambda: ledger.entered.acquire(blocking=False), "the task runs")
+    with caplog.at_level(logging.INFO, "gc_bootstrap"):
+        drop = asyncio.create_task(cluster.drop(0))
+        await until(lambda: ledger.entered.acquire(blocking=False), "it runs again")
+        ledger.open.set()
+        assert await drop == Outcome.DONE
+    assert await future == 1
+    assert ledger.runs == {1: 2}
+    assert "1 tasks have not finished in time; they start again elsewhere" in caplog.text
+
+
+async def test_the_last_worker_is_kept_until_the_deadline_and_the_loss_is_said(
+    form: Form, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = await form(1, SOON)
+    futures = await results(cluster, 5)
+    scattered = await cluster.client.scatter([b"x" * 1000])
+    began = cluster.dist.owner.scheduler.workers[cluster.address(0)]
+    with caplog.at_level(logging.INFO, "gc_bootstrap"):
+        outcome = await cluster.drop(0)
+    assert outcome.kind == "done"
+    assert "lost 5 results, which are computed again, 1 scattered values (" in outcome.reason
+    assert "no other worker can take its 6 results; it is kept for" in caplog.text
+    assert began.address not in cluster.scheduler.workers
+    assert idle(cluster, 0)
+    assert scattered[0].status in ("lost", "cancelled", "error", "pending")
+    await form.add(cluster)
+    assert await cluster.client.gather(futures) == list(range(5))
+
+
+async def test_a_worker_that_comes_in_time_takes_the_data_of_the_last_one(
+    form: Form, ledger: Ledger
+) -> None:
+    cluster = await form(1)
+    futures = await results(cluster, 5)
+    drop = asyncio.create_task(cluster.drop(0))
+    await asyncio.sleep(0.1)
+    await form.add(cluster)
+    assert await drop == Outcome.DONE
+    assert await cluster.client.gather(futures) == list(range(5))
+    assert set(ledger.runs.values()) == {1}
+
+
+class Count:
+    value = 0
+
+    def add(self) -> int:
+        self.value += 1
+        return self.value
+
+
+async def test_an_actor_keeps_its_worker_until_the_deadline(form: Form) -> None:
+    cluster = await form(2, SOON)
+    counter = await cluster.client.submit(Count, actor=True, workers=[cluster.address(0)])
+    assert await counter.add() == 1
+    outcome = await cluster.drop(0)
+    assert "lost 1 actors" in outcome.reason
+    assert idle(cluster, 0)
+
+
+async def test_an_idle_worker_without_data_goes_at_once_even_as_the_last(form: Form) -> None:
+    cluster = await form(1)
+    assert await cluster.drop(0) == Outcome.DONE
+    assert idle(cluster, 0)
+
+
+async def test_a_cancelled_drain_puts_the_worker_back_to_work(form: Form, ledger: Ledger) -> None:
+    cluster = await form(2)
+    held = cluster.client.submit(run_held, "held", workers=[cluster.address(0)], pure=False)
+    await until(lambda: ledger.entered.acquire(blocking=False), "the task runs")
+    drop = asyncio.create_task(cluster.drop(0))
+    worker = cluster.worker(0)
+    await until(lambda: worker.status == Status.closing_gracefully, "the worker is draining")
+    assert cluster.scheduler.workers[worker.address] not in cluster.scheduler.running
+    drop.cancel()
+    await asyncio.gather(drop, return_exceptions=True)
+    await until(lambda: worker.status == Status.running, "the worker runs again")
+    ledger.open.set()
+    assert await held == "held"
+    futures = await results(cluster, 10, workers=[worker.address])
+    assert len(futures) == 10
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_a_drain_that_is_cancelled_while_data_moves_keeps_the_rest(
+    form: Form, ledger: Ledger
+) -> None:
+    cluster = await form(1)
+    futures = await results(cluster, 10)
+    await form.add(cluster)
+    # The other one takes nothing, and the scheduler does not know that.
+    cluster.worker(1).handle_stimulus(PauseEvent(stimulus_id="test"))
+
+    def retiring() -> list[RetireWorker]:
+        policies = cluster.scheduler.extensions["amm"].policies
+        return [policy for policy in policies if isinstance(policy, RetireWorker)]
+
+    drop = asyncio.create_task(cluster.drop(0))
+    await until(retiring, "data is to be moved")
+    drop.cancel()
+    await asyncio.gather(drop, return_exceptions=True)
+    assert not retiring()
+    cluster.worker(1).handle_stimulus(UnpauseEvent(stimulus_id="test"))
+    ws = cluster.scheduler.workers[cluster.address(0)]
+    await until(lambda: ws.status == Status.running, "the scheduler gives it tasks")
+    assert await cluster.client.gather(futures) == list(range(10))
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_drained_again_at_once_and_cancelled_again_it_still_works(form: Form) -> None:
+    cluster = await form(2)
+    await results(cluster, 10)
+    worker = cluster.worker(0)
+    for _ in range(5):
+        drop = asyncio.create_task(cluster.drop(0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        drop.cancel()
+        await asyncio.gather(drop, return_exceptions=True)
+    ws = cluster.scheduler.workers[worker.address]
+    await asyncio.sleep(0.1)
+    await until(lambda: (ws.status, worker.status) == (Status.running,) * 2, "both say it runs")
+    assert len(await results(cluster, 3, workers=[worker.address])) == 3
+
+
+async def test_workers_that_drain_together_give_nothing_to_each_other(
+    form: Form, ledger: Ledger
+) -> None:
+    cluster = await form(4)
+    futures = await results(cluster, 80)
+    outcomes = await asyncio.gather(*(cluster.drop(number) for number in range(3)))
+    assert outcomes == [Outcome.DONE] * 3
+    assert list(cluster.scheduler.workers) == [cluster.address(3)]
+    assert await cluster.client.gather(futures) == list(range(80))
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_scheduler_and_agent_share_one_drain(
+    form: Form, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = await form(2)
+    futures = await results(cluster, 20)
+    with caplog.at_level(logging.INFO, "gc_bootstrap.dist"):
+        outcome, _ = await asyncio.gather(cluster.drop(0), cluster.agents[0].drain())
+    assert outcome == Outcome.DONE
+    assert caplog.text.count("draining, for up to") == 1
+    assert await cluster.client.gather(futures) == list(range(20))
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_sigterm_waits_for_running_tasks_and_moves_data(form: Form, ledger: Ledger) -> None:
+    cluster = await form(2)
+    futures = await results(cluster, 20)
+    held = cluster.client.submit(run_held, "held", workers=[cluster.address(0)], pure=False)
+    await until(lambda: ledger.entered.acquire(blocking=False), "the task runs")
+    drain = asyncio.create_task(cluster.agents[0].drain())
+    await asyncio.sleep(0.2)
+    assert not drain.done()
+    assert cluster.agents[0].agent.state == "draining"
+    ledger.open.set()
+    await drain
+    assert await cluster.client.gather([*futures, held]) == [*range(20), "held"]
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_a_drain_for_an_agent_leaves_strangers_alone(form: Form) -> None:
+    cluster = await form(1)
+    async with Worker(cluster.scheduler.address) as stranger, rpc(cluster.scheduler.address) as r:
+        assert await getattr(r, DRAIN_HANDLER)(workers=[stranger.address], timeout=5) == {}
+        assert stranger.address in cluster.scheduler.workers
+
+
+async def test_an_agent_whose_schedulers_plugin_is_gone_is_retired_by_dask_alone(
+    form: Form, ledger: Ledger
+) -> None:
+    cluster = await form(2)
+    futures = await results(cluster, 20)
+    await cluster.dist.close()
+    assert DRAIN_HANDLER not in cluster.scheduler.handlers
+    await cluster.agents[0].drain()
+    assert await cluster.client.gather(futures) == list(range(20))
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_a_worker_that_dies_while_it_drains_is_done(form: Form, ledger: Ledger) -> None:
+    cluster = await form(2)
+    future = cluster.client.submit(
+        run_held, 1, workers=[cluster.address(0)], allow_other_workers=True, pure=False
+    )
+    await until(lambda: ledger.entered.acquire(blocking=False), "the task runs")
+    drop = asyncio.create_task(cluster.drop(0))
+    await asyncio.sleep(0.1)
+    await cluster.scheduler.remove_worker(cluster.address(0), stimulus_id="test", close=False)
+    ledger.open.set()
+    assert await drop == Outcome.DONE
+    assert await future == 1
+
+
+async def test_a_drained_member_whose_agent_cannot_be_told_is_gone_all_the_same(
+    form: Form, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = await form(2)
+    futures = await results(cluster, 20)
+    server = cluster.agents[0]._server
+    assert server is not None
+    await server.close()
+    with caplog.at_level(logging.INFO, "gc_bootstrap"):
+        assert await cluster.drop(0) == Outcome.DONE
+    assert "is drained; it could not be told: is not reachable" in caplog.text
+    assert await cluster.dist.members() == {cluster.agents[1].peer}
+    assert await cluster.client.gather(futures) == list(range(20))
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_a_paused_worker_is_paused_again_after_a_cancelled_drain(form: Form) -> None:
+    cluster = await form(0)
+    await form.add(cluster, "--memory-limit", "0")  # or its memory monitor would unpause it
+    worker = cluster.worker(0)
+    worker.status = Status.paused
+    ws = cluster.scheduler.workers[worker.address]
+    await until(lambda: ws.status == Status.paused, "the scheduler knows")
+    drop = asyncio.create_task(cluster.drop(0))
+    await asyncio.sleep(0)
+    drop.cancel()
+    await asyncio.gather(drop, return_exceptions=True)
+    await asyncio.sleep(0.1)
+    await until(lambda: (ws.status, worker.status) == (Status.paused,) * 2, "both say it is paused")
