@@ -8,14 +8,15 @@ is direct. Time-outs are short, and still far above any pause in a graceful stor
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+from distributed.core import rpc
 
 from gc_bootstrap.cli.processes import ProcessGroup
 from gc_bootstrap.peer import Peer
@@ -38,6 +39,10 @@ SHARED = {"PYTHONPATH": str(ROOT), "GC_BOOTSTRAP_COOKIE": SECRET}
 WORKER_TTL = 12.0
 LEASE_TIMEOUT = 15.0
 DRAIN_TIMEOUT = 30.0
+SETTLES = 60.0
+"""Seconds for a storm's last traces to go."""
+STABLE = 3
+"""Refreshes after which it is still so."""
 SCHEDULER = {
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": f"{WORKER_TTL:g}s",
     # A storm may hit the worker of one and the same task again and again.
@@ -90,12 +95,6 @@ class Agent:
             return frozenset(worker.pid for worker in workers_of(self.process.pid))
         return frozenset()
 
-    def signal_workers(self, number: signal.Signals, pids: frozenset[int]) -> None:
-        """Send a signal to some of its processes."""
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-
     async def status(self) -> dict[str, Any]:
         """What it says itself, past the proxy."""
         peer = Peer("127.0.0.1", self.port)
@@ -104,6 +103,18 @@ class Agent:
         assert code == 200, status
         found: dict[str, Any] = status
         return found
+
+    async def unsettled(self, status: Mapping[str, Any]) -> str:
+        """What it says otherwise than its scheduler's pool, or nothing."""
+        said = await self.status()
+        if said["state"] != "attached" or said["scheduler_id"] != status["id"]:
+            return f"says {said}"
+        addresses = [worker["address"] for worker in said["workers"]]
+        if addresses != list(status["workers"][str(self.peer)]):
+            return f"has {addresses}; the scheduler: {status['workers']}"
+        if len(self.workers()) != 1:
+            return f"has the worker processes {sorted(self.workers())}"
+        return ""
 
     async def ends(self) -> None:
         """Wait until no process of it is left, however it came to its end."""
@@ -144,7 +155,6 @@ class Cluster:
         self._processes = Processes(folder)
         self._proxies = [self.to_scheduler]
         self._scheduler: SchedulerProcess | None = None
-        self._changes = itertools.count()
 
     @property
     def scheduler(self) -> SchedulerProcess:
@@ -190,7 +200,7 @@ class Cluster:
             self.gone.append(agent.group)
         agent.group = await self._processes.start(
             *("pool", "agent", "--listen", f"127.0.0.1:{agent.port}"),
-            *("--drain-timeout", f"{DRAIN_TIMEOUT:g}s"),
+            *("--drain-timeout", f"{DRAIN_TIMEOUT:g}s", "--lease-timeout", f"{LEASE_TIMEOUT:g}s"),
             *("--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard"),
             environ=SHARED,
         )
@@ -241,57 +251,55 @@ class Cluster:
 
     async def settles(self) -> None:
         """Wait until members are the peers, by the scheduler and by the agents, and stay so."""
-        names = {str(agent.peer) for agent in self.slots}
-        assert {str(peer) for peer in self.registry.peers} == names
-        said: list[str] = [""]
+        unsettled = ""
 
-        async def settled() -> int | None:
-            said[0], refreshes = await self._unsettled()
-            return None if said[0] else refreshes
+        async def settled() -> bool:
+            nonlocal unsettled
+            unsettled = await self._unsettled()
+            return not unsettled
+
+        async def stable() -> bool:
+            """Settled at the beginning and at the end of some refreshes."""
+            before = await self._refreshes()
+            await until(settled, "the cluster has settled", SETTLES)
+
+            async def refreshed() -> bool:
+                return await self._refreshes() >= before + STABLE
+
+            await until(refreshed, "it has refreshed")
+            return await settled()
 
         try:
-            while True:
-                before = await until(settled, "the cluster has settled", deadline=60)
-                await until(lambda: self._refreshed(before + 3), "it has refreshed", deadline=30)
-                if await settled():
-                    return
+            await until(stable, "it stays settled", SETTLES)
         except AssertionError as exc:
-            raise AssertionError(f"{exc}: {said[0]}\n{self.scheduler.group.tail(40)}") from exc
+            log = self.scheduler.group.tail(40)
+            raise AssertionError(f"{exc}; {unsettled}\n{log}") from exc
 
-    async def _refreshed(self, count: int) -> bool:
+    async def _refreshes(self) -> int:
         status = await self.ask()
-        return status is not None and status["refreshes"] >= count
+        return -1 if status is None else int(status["refreshes"])
 
-    async def _unsettled(self) -> tuple[str, int]:
-        """What is not as it should be, or nothing; and how often the pool has refreshed."""
+    async def _unsettled(self) -> str:
+        """What is not as it should be, or nothing."""
         status = await self.ask()
         if status is None:
-            return "the scheduler does not answer", 0
+            return "the scheduler does not answer"
         names = {str(agent.peer) for agent in self.slots}
         for what in ("peers", "members"):
             if set(status[what]) != names:
-                return f"{what} are {status[what]} and not {names}; held: {status['held']}", 0
+                return f"{what} are {status[what]} and not {names}; held: {status['held']}"
         for what in ("error", "warning", "connecting", "disconnecting"):
             if status[what]:
-                return f"{what}: {status[what]}", 0
-        async with asyncio.timeout(5):
-            from distributed.core import rpc
-
-            async with rpc(self.scheduler.address) as ask:
-                known = set((await ask.identity())["workers"])
+                return f"{what}: {status[what]}"
+        async with asyncio.timeout(5), rpc(self.scheduler.address) as ask:
+            known = set((await ask.identity())["workers"])
         tagged = {address for workers in status["workers"].values() for address in workers}
         if known != tagged or len(tagged) != len(names):
-            return f"workers: {status['workers']}, and the scheduler knows {known}", 0
+            return f"workers: {status['workers']}, and the scheduler knows {known}"
         for agent in self.slots:
-            said = await agent.status()
-            addresses = [worker["address"] for worker in said["workers"]]
-            if said["state"] != "attached" or said["scheduler_id"] != status["id"]:
-                return f"agent {agent.peer} says {said}", 0
-            if addresses != list(status["workers"][str(agent.peer)]):
-                return f"agent {agent.peer} has {addresses}: {status['workers']}", 0
-            if len(agent.workers()) != 1:
-                return f"agent {agent.peer} has the worker processes {agent.workers()}", 0
-        return "", int(status["refreshes"])
+            if problem := await agent.unsettled(status):
+                return f"agent {agent.peer} {problem}"
+        return ""
 
     def left_over(self) -> list[str]:
         """Processes of agents and schedulers that have ended."""
@@ -317,13 +325,14 @@ class Cluster:
             for pid in agent.pids():
                 with suppress(psutil.NoSuchProcess):
                     for connection in psutil.Process(pid).net_connections("tcp4"):
-                        if (
-                            connection.laddr.port == port
-                            and connection.raddr
-                            and connection.raddr.port == self.to_scheduler.port
-                        ):
+                        if _leads(connection, port, self.to_scheduler.port):
                             return agent
         return None
+
+
+def _leads(connection: Any, near: int, far: int) -> bool:
+    """Whether a connection of psutil's goes from one port to another."""
+    return bool(connection.raddr) and (connection.laddr.port, connection.raddr.port) == (near, far)
 
 
 def _group(group: ProcessGroup) -> list[int]:

@@ -161,7 +161,7 @@ def make_storm(
     while len(found) < events:
         used = {event.kind for event in found}
         want_hard = kind == "hard" and len(found) % 2 == 0
-        kinds = [k for k in Kind if (k in HARD) == want_hard and not (k in ONCE & used)]
+        kinds = [k for k in Kind if (k in HARD) == want_hard and k not in ONCE & used]
         choice = rng.choices(kinds, [_WEIGHTS[k] for k in kinds])[0]
         seconds = round(rng.uniform(*_SECONDS.get(choice, (0.0, 0.0))), 2)
         if choice in SILENT:

@@ -31,15 +31,11 @@ class Tally:
         self.storms = 0
         self.tasks = 0
         self.executions = 0
-        self.explained = 0
         self.faults: Counter[Kind] = Counter()
 
     def lines(self) -> list[str]:
         """The summary."""
-        found = [
-            f"{self.storms} storms, {self.tasks} tasks, {self.executions} executions:"
-            f" {self.explained} re-runs, all of them explained by a loss"
-        ]
+        found = [f"{self.storms} storms; {self.tasks} tasks, executed {self.executions} times"]
         for name, kinds in _GROUPS.items():
             parts = ", ".join(f"{kind} {self.faults[kind]}" for kind in kinds if self.faults[kind])
             total = sum(self.faults[kind] for kind in kinds)

@@ -93,13 +93,13 @@ class Workload:
     async def attach(self, address: str) -> None:
         """Submit to this scheduler from now on, all that was submitted before included."""
         await self._detach()
-        self._client = await Client(address, asynchronous=True)  # type: ignore[no-untyped-call]
+        self._client = await Client(address, asynchronous=True)
         for task in self._tasks:
             self._submit(task)
 
     @asynccontextmanager
     async def without_scheduler(self) -> AsyncIterator[None]:
-        """Submit nothing in this context: the scheduler is killed in it, and :meth:`attach` ends it."""
+        """Submit nothing while the scheduler is killed, up to the :meth:`attach` to the next."""
         async with self._submitting:
             self.note_loss("the scheduler was killed", self.keys)
             yield
@@ -149,12 +149,10 @@ class Workload:
         client, self._client = self._client, None
         self._futures.clear()
         if client is not None:
-            await client.close(timeout=CLOSE_TIMEOUT)  # type: ignore[no-untyped-call]
+            await client.close(timeout=CLOSE_TIMEOUT)
 
 
-async def held_by(
-    scheduler: str, workers: frozenset[str], *, only_there: bool
-) -> frozenset[str]:
+async def held_by(scheduler: str, workers: frozenset[str], *, only_there: bool) -> frozenset[str]:
     """What these workers process or have in memory, by the scheduler's tables.
 
     Parameters
