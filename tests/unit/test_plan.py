@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from gc_bootstrap.config import PoolOptions, ReconnectOptions, RemovalOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.plan import Absence, History, Hold, Plan, attempted, backoff, observe, plan
+from gc_bootstrap.plan import (
+    Absence,
+    History,
+    Hold,
+    Plan,
+    attempted,
+    backoff,
+    departed,
+    observe,
+    plan,
+)
 
 A, B, C, D = (Peer("10.0.0.1", port) for port in (1, 2, 3, 4))
 KEEP = PoolOptions()
@@ -264,3 +274,44 @@ def test_a_hold_that_is_over_never_says_less_than_nothing_is_left() -> None:
     assert Hold("is busy", until=1.0, failures=1).describe(9.0) == (
         "backing off for 0.0 s after 1 failures: is busy"
     )
+
+
+# -- drops that are under way, or were refused -----------------------------------------------------
+
+
+def test_a_drop_is_cancelled_when_discovery_names_the_peer_again() -> None:
+    proposed = plan(snap(A), {A}, History(), drain(), 0.0, {A}, {A})
+    assert proposed == Plan(cancel=(A,))
+
+
+@pytest.mark.parametrize("answer", [snap(A, leaving=[A]), snap(), snap(complete=False)])
+def test_a_drop_goes_on_while_the_peer_is_leaving_or_not_named(answer: Snapshot) -> None:
+    assert plan(answer, {A}, History(), drain(), 0.0, {A}, {A}).cancel == ()
+
+
+def test_a_refused_drop_backs_off_as_a_refused_connect_does() -> None:
+    leaving = snap(A, leaving=[A])
+    history = departed(History(), A, Outcome.refused("is full"), RECONNECT, 0.0, 0.5)
+    held = plan(leaving, {A}, history, KEEP, 0.5)
+    assert (held.disconnect, held.held[A].describe(0.5)) == (
+        (),
+        "backing off for 0.5 s after 1 failures: is full",
+    )
+    assert plan(leaving, {A}, history, KEEP, 1.0).disconnect == (A,)
+    history = departed(history, A, Outcome.refused("is full"), RECONNECT, 1.0, 0.5)
+    assert history.departures[A].until == pytest.approx(2.6)
+    assert departed(history, A, Outcome.DONE, RECONNECT, 1.0, 0.5).departures == {}
+
+
+def test_a_drop_that_the_dist_ignores_is_not_asked_for_again() -> None:
+    history = departed(History(), A, Outcome.ignored("is not ours"), RECONNECT, 0.0, 0.5)
+    held = plan(snap(A, leaving=[A]), {A}, history, KEEP, 1e9)
+    assert (held.disconnect, held.held[A].describe(1e9)) == ((), "is not ours")
+
+
+def test_a_refused_drop_is_forgotten_when_the_peer_stays_or_is_gone() -> None:
+    history = departed(History(), A, Outcome.refused("is full"), RECONNECT, 0.0, 0.5)
+    assert observe(history, snap(A, leaving=[A]), {A}, 0.1).departures.keys() == {A}
+    assert observe(history, snap(), {A}, 0.1).departures.keys() == {A}
+    assert observe(history, snap(A), {A}, 0.1).departures == {}
+    assert observe(history, snap(A, leaving=[A]), set(), 0.1).departures == {}

@@ -35,6 +35,7 @@ histories = st.builds(
     History,
     attempts=st.dictionaries(peer, holds),
     absences=st.dictionaries(peer, st.builds(Absence, moment, st.integers(1, 9))),
+    departures=st.dictionaries(peer, holds),
 )
 options = st.builds(
     PoolOptions,
@@ -58,7 +59,7 @@ outcomes = st.one_of(
 )
 
 
-@given(snapshots(), peers, histories, options, moment, peers)
+@given(snapshots(), peers, histories, options, moment, peers, peers)
 def test_whatever_is_so_a_plan_keeps_its_promises(
     snapshot: Snapshot,
     members: frozenset[Peer],
@@ -66,21 +67,26 @@ def test_whatever_is_so_a_plan_keeps_its_promises(
     policy: PoolOptions,
     now: float,
     busy: frozenset[Peer],
+    some: frozenset[Peer],
 ) -> None:
-    proposed = plan(snapshot, members, history, policy, now, busy)
+    going = busy & some
+    proposed = plan(snapshot, members, history, policy, now, busy, going)
     connect, disconnect = set(proposed.connect), set(proposed.disconnect)
     assert len(connect) == len(proposed.connect), "connects somebody twice"
     assert len(disconnect) == len(proposed.disconnect), "drops somebody twice"
     assert connect <= snapshot.peers - members - snapshot.leaving - busy
     assert disconnect <= members - busy
-    assert snapshot.leaving & members - busy <= disconnect
+    refused = {who for who, hold in history.departures.items() if hold.until > now}
+    assert not disconnect & refused, "asks again before the backoff is over"
+    assert (snapshot.leaving & members) - busy - refused <= disconnect
+    assert set(proposed.cancel) == going & (snapshot.peers - snapshot.leaving)
     absent = disconnect - snapshot.leaving
     assert not absent & snapshot.peers, "drops somebody that discovery names"
     if policy.removal.policy == "keep" or not snapshot.complete:
         assert not absent
     if proposed.warning:
         assert not absent
-    assert not connect & proposed.held.keys()
+    assert not (connect | disconnect) & proposed.held.keys()
     assert snapshot.peers - members - busy == connect | (proposed.held.keys() - members)
     assert all(hold.describe(now) for hold in proposed.held.values())
 
@@ -103,6 +109,7 @@ def test_observing_remembers_nothing_that_cannot_matter(
     seen = observe(history, snapshot, members, now)
     assert seen.attempts.items() <= history.attempts.items()
     assert seen.absences.keys() <= members - snapshot.peers
+    assert seen.departures.keys() <= members - (snapshot.peers - snapshot.leaving)
     if snapshot.complete:
         assert seen.attempts.keys() <= snapshot.peers
         assert seen.absences.keys() == members - snapshot.peers
