@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -123,6 +125,15 @@ def process(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below Linux' ephemeral ones: it stays free for a moment."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def in_subprocess(script: str, *arguments: str) -> str:
