@@ -189,7 +189,7 @@ class Outcome:
     kind
         ``"done"``; ``"refused"``: not now, try again later; ``"ignored"``: not ours, never again.
     reason
-        One line for people; empty when done.
+        One line for people. Empty when done, unless something was lost by it.
     same_as
         The member that this peer is another name of. It is not asked again while that one stays.
     """

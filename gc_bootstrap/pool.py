@@ -248,6 +248,7 @@ class Pool:
             members=tuple(sorted(members)),
             connecting=tuple(sorted(connecting)),
             disconnecting=tuple(sorted(disconnecting)),
+            progress={peer: self.dist.progress(peer) for peer in sorted(disconnecting)},
             counters={**self._enactor.counters, "panics": self._panics},
             held={
                 peer: hold.describe(now)

@@ -10,7 +10,17 @@ from gc_bootstrap.peer import Peer
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """What a pool knows, as plain values; see :meth:`Pool.status`."""
+    """What a pool knows; see :meth:`Pool.status`.
+
+    Parameters
+    ----------
+    progress
+        How far the drops that run have come.
+    counters
+        How often what has happened since the pool was made.
+    held
+        Peers and members that are left alone for now, and why.
+    """
 
     name: str
     discovery: str
@@ -24,6 +34,7 @@ class PoolStatus:
     members: tuple[Peer, ...]
     connecting: tuple[Peer, ...]
     disconnecting: tuple[Peer, ...]
+    progress: dict[Peer, str] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     held: dict[Peer, str] = field(default_factory=dict)
 
@@ -42,6 +53,7 @@ class PoolStatus:
             "members": [str(peer) for peer in self.members],
             "connecting": [str(peer) for peer in self.connecting],
             "disconnecting": [str(peer) for peer in self.disconnecting],
+            "progress": {str(peer): text for peer, text in self.progress.items()},
             "counters": self.counters,
             "held": {str(peer): reason for peer, reason in self.held.items()},
         }

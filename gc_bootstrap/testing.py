@@ -291,6 +291,20 @@ class DistContract:
         finally:
             await dist.close()
 
+    async def test_a_cancelled_disconnect_leaves_a_peer_that_can_be_a_member(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        try:
+            assert await dist.connect(peer)
+            going = asyncio.create_task(dist.disconnect(peer))
+            await asyncio.sleep(0)
+            going.cancel()
+            await asyncio.gather(going, return_exceptions=True)
+            assert await dist.connect(peer) == Outcome.DONE
+            assert await dist.members() == {peer}
+        finally:
+            await dist.close()
+
     async def test_a_dead_peer_is_an_error_or_a_refusal_with_a_reason(self) -> None:
         dist, peer = await self.dist(), await self.dead_peer()
         await dist.start()

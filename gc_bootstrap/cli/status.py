@@ -116,7 +116,7 @@ def _rows(pool: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
     for member in pool["members"]:
         state = "leaving" if member in pool["disconnecting"] else "member"
-        reason = pool["held"].get(member)
+        reason = pool["progress"].get(member) or pool["held"].get(member)
         workers = ", ".join(pool["workers"].get(member, ()))
         rows.append((member, state, f"{workers} ({reason})" if reason else workers))
     rows += [(peer, "attaching", "") for peer in pool["connecting"] if peer not in pool["members"]]

@@ -78,11 +78,23 @@ class Dist(Backend, ABC):
     async def disconnect(self, peer: Peer) -> Outcome:
         """Let a member go. Returns when its data is safe and it is gone.
 
+        Cancelled, it leaves a member that works as before: the peer is wanted again.
+
+        Returns
+        -------
+        Outcome
+            Done (it is no member any more; a reason says what was lost with it), refused (it stays
+            a member; try again later) or ignored (not ours).
+
         Raises
         ------
         DistError
-            The peer could not be asked, or made no sense.
+            The peer could not be asked, or made no sense. It stays a member.
         """
+
+    def progress(self, peer: Peer) -> str:
+        """How far a disconnect that runs has come, in one line for people; or nothing."""
+        return ""
 
     async def changed(self) -> None:
         """Return when a member has been lost. A hint, as :meth:`.Discovery.changed` is."""

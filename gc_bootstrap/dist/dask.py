@@ -209,6 +209,10 @@ class DaskDist(Dist):
             return Outcome("done", f"the time was over, lost {losses}")
         return Outcome.DONE
 
+    def progress(self, peer: Peer) -> str:
+        found = map(self._drainer.progress, self._workers(peer)) if self._drainer else ()
+        return "; ".join(filter(None, found))
+
     async def _detach(self, peer: Peer, name: str) -> Answer:
         """Have an agent end its workers, that this scheduler holds under a name."""
         request = DetachRequest(self._scheduler.id, name)

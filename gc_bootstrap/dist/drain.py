@@ -146,6 +146,15 @@ class Drain:
             if not self._gone:
                 self._put_back_to_work()
 
+    @property
+    def progress(self) -> str:
+        """What is left to do, in one line."""
+        ws = self._ws
+        return (
+            f"draining: {len(ws.processing)} tasks run, {len(ws.has_what)} results"
+            f" ({format_bytes(ws.nbytes)}) are there, {max(0.0, self._left):.0f} s left"
+        )
+
     def reported(self, drain: str, paused: bool, keys: Sequence[Any]) -> None:
         """Take in what the worker says that it runs."""
         if drain == self.id and not self._report.done():

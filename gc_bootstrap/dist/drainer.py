@@ -106,6 +106,11 @@ class Drainer:
                 drain.waiters -= 1
             await cancel_and_wait([drain.task for drain in drains if drain.waiters == 0])
 
+    def progress(self, worker: str) -> str:
+        """What is left of a worker's drain, in one line; empty where none runs."""
+        drain = self._drains.get(worker)
+        return drain.progress if drain is not None else ""
+
     async def drain_for_agent(self, workers: Sequence[str], timeout: float) -> dict[str, str]:
         """RPC of an agent that wants to end its workers: :meth:`drain`, in types that msgpack has.
 

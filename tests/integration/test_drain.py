@@ -153,8 +153,11 @@ async def test_a_running_task_finishes(form: Form, ledger: Ledger) -> None:
     drop = asyncio.create_task(cluster.drop(0))
     await asyncio.sleep(0.2)
     assert not drop.done()
+    progress = cluster.dist.progress(cluster.agents[0].peer)
+    assert progress.startswith("draining: 1 tasks run, 0 results (0 B) are there, ")
     ledger.open.set()
     assert await drop == Outcome.DONE
+    assert cluster.dist.progress(cluster.agents[0].peer) == ""
     assert await future == 1
     assert ledger.runs == {1: 1}
 
