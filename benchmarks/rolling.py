@@ -10,8 +10,9 @@ its own and a client that wants all of the results (100 kB each, none of them tw
   is gone.
 
 What counts: how often a task is executed again (each execution appends a line to a file), how many
-futures fail, what it takes in time (the starts of the replacements included), and how many bytes
-workers receive from one another (``Worker.transfer_incoming_log``). Besides: how long it
+futures fail, how many bytes workers receive from one another (``Worker.transfer_incoming_log``),
+how long each old worker takes to go ("leave", median), and how long all of it takes (the starts of
+the replacements included, which are most of it). Besides: how long it
 takes to drain one of four idle workers, from the word to the end of its process (*SIGTERM*) or to
 its removal from the scheduler (*leaving*).
 
@@ -69,6 +70,9 @@ class FileDiscovery(Discovery):
     def __init__(self, path: str) -> None:
         self._path = Path(path)
         self._seen = (-1, -1)
+
+    def __repr__(self) -> str:
+        return "file"
 
     async def peers(self) -> Snapshot:
         """Read it; one that cannot be read is an error."""
@@ -194,12 +198,14 @@ class Bench:
         assert scheduler is not None, "the context comes first"
         return set((await scheduler.identity())["workers"])
 
-    async def replace_all(self) -> None:
-        """Have a new worker for each that there is."""
+    async def replace_all(self, leave: Times) -> None:
+        """Have a new worker for each that there is, and time how long the old ones take to go."""
         for _ in range(len(self.members)):
             await self.grow(1)
             await self.count_received()
+            began = time.perf_counter()
             await self.retire()
+            leave.add(time.perf_counter() - began)
 
     async def retire(self) -> None:
         """Have the oldest worker go, the way that is measured."""
@@ -292,6 +298,7 @@ class Outcome:
     reruns: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
     moved: list[int] = field(default_factory=list)
+    leave: Times = field(default_factory=Times)
     wall: Times = field(default_factory=Times)
 
     @property
@@ -301,8 +308,9 @@ class Outcome:
 
     def cells(self) -> list[str]:
         """For :func:`table`."""
-        moved = statistics.median(self.moved) / 1e6
-        return [_range(self.reruns), _range(self.failed), f"{moved:,.1f}", *self.wall.cells()]
+        moved, leave = statistics.median(self.moved) / 1e6, self.leave.median * 1000
+        figures = (_range(self.reruns), _range(self.failed), f"{moved:,.1f}", f"{leave:,.0f}")
+        return [*figures, *self.wall.cells()]
 
 
 @asynccontextmanager
@@ -324,7 +332,7 @@ async def roll(way: Way, workers: int, outcome: Outcome) -> None:
         futures = await cluster.compute()
         before, received = cluster.executions(), await cluster.count_received()
         began = time.perf_counter()
-        await cluster.replace_all()
+        await cluster.replace_all(outcome.leave)
         outcome.wall.add(time.perf_counter() - began)
         outcome.failed.append(await cluster.failures(futures))
         outcome.reruns.append(cluster.executions() - before)
@@ -371,7 +379,7 @@ def main() -> None:
     given = parser.parse_args()
     found, idle = asyncio.run(measure(given.runs, given.sizes))
     rows = [[f"{size} {way}", *outcome.cells()] for (size, way), outcome in found.items()]
-    table(["workers", "re-runs", "failed", "moved MB", *TIMES_HEADER], rows)
+    table(["workers", "re-runs", "failed", "moved MB", "leave ms", *TIMES_HEADER], rows)
     table(
         [f"1 of {IDLE_WORKERS} idle", *TIMES_HEADER],
         [[way, *times.cells()] for way, times in idle.items()],

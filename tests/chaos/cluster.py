@@ -166,9 +166,11 @@ class Cluster:
         try:
             await self.to_scheduler.start(free_port())
             await self.registry.start()
-            self.slots = list(await asyncio.gather(*(self.new_agent() for _ in range(self._count))))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.new_scheduler())
+                agents = [group.create_task(self.new_agent()) for _ in range(self._count)]
+            self.slots = [agent.result() for agent in agents]
             self.publish(add=self.slots)
-            await self.new_scheduler()
             await self.scheduler.formed(agent.peer for agent in self.slots)
         except BaseException:
             await self.__aexit__()
@@ -199,9 +201,10 @@ class Cluster:
         if agent.group is not None:
             self.gone.append(agent.group)
         agent.group = await self._processes.start(
-            *("pool", "agent", "--listen", f"127.0.0.1:{agent.port}"),
+            *("pool", "agent"),
             *("--drain-timeout", f"{DRAIN_TIMEOUT:g}s", "--lease-timeout", f"{LEASE_TIMEOUT:g}s"),
             *("--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard"),
+            *("--listen", f"127.0.0.1:{agent.port}"),  # last: names the log
             environ=SHARED,
         )
         await is_ready(agent.group)

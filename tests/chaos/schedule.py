@@ -138,7 +138,7 @@ class Storm:
 
 
 def make_storm(
-    seed: int, kind: StormKind, *, slots: int = 4, events: int = 8, length: float = 6.0
+    seed: int, kind: StormKind, *, slots: int = 4, events: int = 8, length: float = 5.0
 ) -> Storm:
     """Decide on a storm.
 

@@ -22,9 +22,9 @@ def test_a_seed_means_the_same_storm_for_everybody() -> None:
     storm = make_storm(7, "graceful", events=3)
     assert str(storm).splitlines() == [
         "graceful storm 7:",
-        " 1.57 s: replace (sigterm), slot 3",
-        " 2.52 s: replace (sigterm), slot 1",
-        " 4.03 s: stop worker, slot 3 for 0.58 s",
+        " 1.31 s: replace (sigterm), slot 3",
+        " 2.10 s: replace (sigterm), slot 1",
+        " 3.36 s: stop worker, slot 3 for 0.58 s",
     ]
 
 
