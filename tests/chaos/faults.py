@@ -21,6 +21,8 @@ AWAY = 2
 """Agents that may be leaving at the same time: somebody has to be there to take the data."""
 MOMENT = 0.1
 """Seconds for what a worker has sent before it was stopped to reach the scheduler's tables."""
+ASKING = 3.0
+"""Seconds for a scheduler to answer; longer than it is ever stopped."""
 LEAVES = 90.0
 """Seconds for an agent to leave in good order; its drain has a deadline of its own."""
 
@@ -255,12 +257,13 @@ class Faults:
         while True:
             scheduler = self._cluster.scheduler
             try:
-                workers = await scheduler.workers()
-                victims = frozenset(workers.get(str(agent.peer), ()))
-                keys = await held_by(scheduler.address, victims, only_there=at_once)
-                await asyncio.sleep(MOMENT)
-                keys |= await held_by(scheduler.address, victims, only_there=at_once)
-            except OSError:  # it is being killed, and everything is lost
+                async with asyncio.timeout(ASKING):
+                    workers = await scheduler.workers()
+                    victims = frozenset(workers.get(str(agent.peer), ()))
+                    keys = await held_by(scheduler.address, victims, only_there=at_once)
+                    await asyncio.sleep(MOMENT)
+                    keys |= await held_by(scheduler.address, victims, only_there=at_once)
+            except OSError:  # it is stopped; or it is being killed, and the next one is asked
                 await asyncio.sleep(MOMENT)
             else:
                 self._workload.note_loss(f"{event.kind}, slot {event.slot}", keys, pids)

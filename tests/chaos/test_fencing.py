@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tests.integration.harness import (
 
 pytestmark = pytest.mark.timeout(240)
 
-LEASE = ("--lease-timeout", "3s")
+LEASE = ("--lease-timeout", "2s")
 SHARED = {"GC_BOOTSTRAP_COOKIE": SECRET}
 QUICK = {
     **SHARED,
@@ -43,6 +43,18 @@ STABLE = 5
 async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
     async with Processes(tmp_path) as processes:
         yield processes
+
+
+async def _scheduler(
+    processes: Processes, peers: Iterable[Peer], through: Proxy | None = None
+) -> SchedulerProcess:
+    """Start a scheduler, whose workers reach it through a proxy if there is one."""
+    environ, port = dict(QUICK), 0
+    if through is not None:
+        environ["DASK_GC_BOOTSTRAP__SCHEDULER_ADDRESS"] = f"tcp://127.0.0.1:{through.port}"
+        port = through.target
+    quickly = ("--refresh-interval", "300ms")
+    return await processes.scheduler(peers, *quickly, port=port, environ=environ)
 
 
 @asynccontextmanager
@@ -110,9 +122,9 @@ async def _knows_nobody(scheduler: SchedulerProcess) -> bool:
 
 async def test_a_scheduler_that_wakes_up_late_does_not_fight(processes: Processes) -> None:
     agents = await processes.agents(2, *LEASE, environ=SHARED)
-    first = await processes.scheduler(agents, environ=QUICK)
+    first = await _scheduler(processes, agents)
     await first.formed(agents)
-    second = await processes.scheduler(agents, environ=QUICK)
+    second = await _scheduler(processes, agents)
     first.group.signal(signal.SIGSTOP)
     try:
         await second.formed(agents)
@@ -128,10 +140,9 @@ async def test_a_scheduler_that_wakes_up_late_does_not_fight(processes: Processe
 async def test_a_scheduler_that_was_cut_off_does_not_fight(processes: Processes) -> None:
     agents = await processes.agents(2, *LEASE, environ=SHARED)
     async with proxy_to(free_port()) as proxy:
-        address = {"DASK_GC_BOOTSTRAP__SCHEDULER_ADDRESS": f"tcp://127.0.0.1:{proxy.port}"}
-        first = await processes.scheduler(agents, port=proxy.target, environ={**QUICK, **address})
+        first = await _scheduler(processes, agents, proxy)
         await first.formed(agents)
-        second = await processes.scheduler(agents, environ=QUICK)
+        second = await _scheduler(processes, agents)
         async with proxy.cut():
             await second.formed(agents)
         await until(lambda: _knows_nobody(first), "the first knows that it has nobody")
@@ -141,10 +152,9 @@ async def test_a_scheduler_that_was_cut_off_does_not_fight(processes: Processes)
 async def test_a_short_hang_or_cut_changes_nothing(processes: Processes) -> None:
     agents = await processes.agents(2, "--lease-timeout", "60s", environ=SHARED)
     async with proxy_to(free_port()) as proxy:
-        address = {"DASK_GC_BOOTSTRAP__SCHEDULER_ADDRESS": f"tcp://127.0.0.1:{proxy.port}"}
-        first = await processes.scheduler(agents, port=proxy.target, environ={**QUICK, **address})
+        first = await _scheduler(processes, agents, proxy)
         workers = await first.formed(agents)
-        second = await processes.scheduler(agents, environ=QUICK)
+        second = await _scheduler(processes, agents)
         for _ in range(2):
             first.group.signal(signal.SIGSTOP)
             async with proxy.cut():
@@ -158,9 +168,7 @@ async def test_a_short_hang_or_cut_changes_nothing(processes: Processes) -> None
 async def test_two_schedulers_that_compete_share_nothing(processes: Processes) -> None:
     """Agents are killed again and again, and both go for them when they are back."""
     agents = await processes.agents(3, *LEASE, environ=SHARED)
-    one, other = await asyncio.gather(
-        processes.scheduler(agents, environ=QUICK), processes.scheduler(agents, environ=QUICK)
-    )
+    one, other = await asyncio.gather(_scheduler(processes, agents), _scheduler(processes, agents))
 
     async def all_taken() -> bool:
         await _share_nothing(one, other)
@@ -187,11 +195,8 @@ async def test_an_attach_that_arrives_late_serves_nobody_else(processes: Process
     (agent,) = await processes.agents(1, *LEASE, environ=SHARED)
     async with proxy_to(agent.port) as control, proxy_to(free_port()) as proxy:
         peer = Peer("127.0.0.1", control.port)
-        address = {"DASK_GC_BOOTSTRAP__SCHEDULER_ADDRESS": f"tcp://127.0.0.1:{proxy.port}"}
         async with control.cut():
-            first = await processes.scheduler(
-                [peer], port=proxy.target, environ={**QUICK, **address}
-            )
+            first = await _scheduler(processes, [peer], proxy)
 
             async def asks() -> bool:
                 return str(peer) in (await first.status())["connecting"]
@@ -199,9 +204,7 @@ async def test_an_attach_that_arrives_late_serves_nobody_else(processes: Process
             await until(asks, "the first has asked the agent")
             first.group.signal(signal.SIGKILL)
             await first.group.stop()
-            second = await processes.scheduler(
-                [peer], port=proxy.target, environ={**QUICK, **address}
-            )
+            second = await _scheduler(processes, [peer], proxy)
         workers = await second.formed([peer])
         assert await _known_workers(second) == {
             address for each in workers.values() for address in each
