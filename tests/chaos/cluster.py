@@ -153,7 +153,7 @@ class Cluster:
 
     def __init__(self, folder: Path, slots: int) -> None:
         self.registry = Registry(folder, free_port())
-        self.to_scheduler = Proxy(0, self._whose)
+        self.to_scheduler = Proxy(0, self._sources)
         self.slots: list[Agent] = []
         self.gone: list[ProcessGroup] = []
         self._folder = folder
@@ -328,27 +328,30 @@ class Cluster:
         self.gone.append(self.scheduler.group)
         await until(lambda: not self.left_over(), "no process is left")
 
-    def _whose(self, port: int) -> Agent | None:
-        """Which agent a connection to the scheduler's proxy comes from."""
-        for agent in self.slots:
-            for pid in agent.pids():
-                with suppress(psutil.NoSuchProcess):
-                    for connection in psutil.Process(pid).net_connections("tcp4"):
-                        if _leads(connection, port, self.to_scheduler.port):
-                            return agent
-        return None
+    def _sources(self) -> dict[int, Agent]:
+        """Which agents the connections to the scheduler's proxy come from, by port."""
+        groups = {agent.process.pid: agent for agent in self.slots}
+        found: dict[int, Agent] = {}
+        for connection in psutil.net_connections("tcp4"):
+            if connection.pid is not None and _port(connection.raddr) == self.to_scheduler.port:
+                with suppress(ProcessLookupError):
+                    agent = groups.get(os.getpgid(connection.pid))
+                    if agent is not None:
+                        found[_port(connection.laddr)] = agent
+        return found
 
 
-def _leads(connection: Any, near: int, far: int) -> bool:
-    """Whether a connection of psutil's goes from one port to another."""
-    return bool(connection.raddr) and (connection.laddr.port, connection.raddr.port) == (near, far)
+def _port(end: Any) -> int:
+    """Of one end of a connection; what listens has no other end."""
+    return int(end.port) if end else 0
 
 
 def _group(group: ProcessGroup) -> list[int]:
     """The processes of a group that run."""
     found = []
-    for process in psutil.process_iter():
+    for pid in psutil.pids():
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if os.getpgid(process.pid) == group.pid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+            running = os.getpgid(pid) == group.pid
+            if running and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
     return found

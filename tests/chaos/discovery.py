@@ -19,6 +19,8 @@ import aiohttp
 from gc_bootstrap import Discovery, DiscoveryError, Peer, Snapshot
 from gc_bootstrap.errors import PeerError, one_line
 
+WATCH = 0.1
+"""Seconds between two looks at whether the answer has changed."""
 SPEC = "tests.chaos.discovery:RegistryDiscovery"
 
 
@@ -36,12 +38,25 @@ class RegistryDiscovery(Discovery):
     def __init__(self, port: int, timeout: float = 1.0) -> None:
         self._url = f"http://127.0.0.1:{port}/"
         self._timeout = timeout
+        self._last: Snapshot | None = None
 
     def __repr__(self) -> str:
         return "registry"
 
     async def peers(self) -> Snapshot:
         """Ask."""
+        self._last = await self._ask()
+        return self._last
+
+    async def changed(self) -> None:
+        """Ask again and again; where there is no answer, there is no change to tell of."""
+        while True:
+            await asyncio.sleep(WATCH)
+            with suppress(DiscoveryError):
+                if await self._ask() != self._last:
+                    return
+
+    async def _ask(self) -> Snapshot:
         timeout = aiohttp.ClientTimeout(total=self._timeout)
         try:
             async with (

@@ -12,7 +12,7 @@ import asyncio
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 CHUNK = 65536
@@ -25,17 +25,15 @@ class Proxy:
     ----------
     target
         The port; may be changed, for the connections to come.
-    source_of
-        Who has opened a connection, by the port that it came from. Called only while somebody is
-        cut off or broken; None stands for nobody in particular.
+    sources
+        Says who has opened connections, by the ports that they come from. Asked only while
+        somebody is cut off or broken; whom it does not name is None.
     """
 
-    def __init__(
-        self, target: int, source_of: Callable[[int], Hashable] = lambda port: None
-    ) -> None:
+    def __init__(self, target: int, sources: Callable[[], Mapping[int, Hashable]] = dict) -> None:
         self.target = target
         self.port = 0
-        self._source_of = source_of
+        self._sources = sources
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
         self._cut: Counter[Hashable] = Counter()
@@ -70,8 +68,9 @@ class Proxy:
     async def broken(self, source: Hashable = None) -> AsyncIterator[None]:
         """Break a source's connections now, and its new ones while the context lasts."""
         self._broken[source] += 1
+        sources = self._sources()
         for link in list(self._links):
-            if self._source_of(link.port) == source:
+            if sources.get(link.port) == source:
                 link.reset()
         try:
             yield
@@ -79,19 +78,20 @@ class Proxy:
             self._broken[source] -= 1
 
     def _hold(self) -> None:
-        any_cut = any(self._cut.values())
+        sources = self._sources() if any(self._cut.values()) else {}
         for link in self._links:
-            link.hold(any_cut and self._cut[self._source_of(link.port)] > 0)
+            link.hold(self._cut[sources.get(link.port)] > 0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(reader, writer)
         self._links.add(link)
         try:
-            if any(self._broken.values()) and self._broken[self._source_of(link.port)]:
-                link.reset()
-                return
-            if any(self._cut.values()):
-                link.hold(self._cut[self._source_of(link.port)] > 0)
+            if any(self._cut.values()) or any(self._broken.values()):
+                source = self._sources().get(link.port)
+                if self._broken[source]:
+                    link.reset()
+                    return
+                link.hold(self._cut[source] > 0)
             await link.run(self.target)
         finally:
             self._links.discard(link)

@@ -75,8 +75,8 @@ _WEIGHTS = {
     Kind.OUTLAST_CUT: 1,
 }
 _SECONDS = {
-    Kind.LEAVE: (0.2, 3.0),
-    Kind.VANISH: (0.5, 5.0),
+    Kind.LEAVE: (0.05, 1.0),  # often shorter than the drain
+    Kind.VANISH: (0.5, 4.0),
     Kind.STOP_WORKER: (0.2, 1.5),
     Kind.STOP_AGENT: (0.2, 3.0),
     Kind.STOP_SCHEDULER: (0.2, 1.5),
@@ -138,7 +138,7 @@ class Storm:
 
 
 def make_storm(
-    seed: int, kind: StormKind, *, slots: int = 4, events: int = 8, length: float = 5.0
+    seed: int, kind: StormKind, *, slots: int = 4, events: int = 6, length: float = 4.0
 ) -> Storm:
     """Decide on a storm.
 

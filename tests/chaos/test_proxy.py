@@ -98,11 +98,11 @@ async def test_a_break_is_seen_at_once_by_old_and_new_connections() -> None:
 
 
 async def test_only_the_source_that_is_meant_is_cut_off_or_broken() -> None:
-    ours: set[int] = set()
+    ours: list[int] = []
     async with proxied() as proxy:
-        proxy._source_of = lambda port: "ours" if port in ours else "theirs"
+        proxy._sources = lambda: dict.fromkeys(ours, "ours")
         async with connected(proxy) as (reader, writer), connected(proxy) as (other, other_writer):
-            ours.add(writer.get_extra_info("sockname")[1])
+            ours.append(writer.get_extra_info("sockname")[1])
             async with proxy.cut("ours"):
                 for each in (writer, other_writer):
                     each.write(b"one")
