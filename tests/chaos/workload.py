@@ -20,7 +20,11 @@ from tests.chaos.ledger import Loss
 SIZE = 20_000
 """Bytes of the largest result."""
 AHEAD = 8
-"""Tasks that are under way at the same time."""
+"""Tasks that are under way at the same time at most."""
+INTERVAL = 0.1
+"""Seconds from one submission to the next."""
+LONG = 0.25
+"""Share of tasks that take long."""
 CLOSE_TIMEOUT = 2.0
 """Seconds for a client to close whose scheduler may be gone."""
 
@@ -42,7 +46,8 @@ class Task:
 def make_task(seed: int, number: int) -> Task:
     """Decide on a task: every fourth one combines two earlier results."""
     rng = random.Random(f"task {seed} {number}")
-    seconds, size = round(rng.uniform(0.01, 0.4), 2), rng.randrange(SIZE)
+    seconds = round(rng.uniform(0.3, 0.6) if rng.random() < LONG else rng.uniform(0.0, 0.1), 2)
+    size = rng.randrange(SIZE)
     if number % 4 == 3:
         return Task(number, seconds, size, tuple(rng.sample(range(number), 2)))
     return Task(number, seconds, size)
@@ -128,11 +133,11 @@ class Workload:
         while True:
             async with self._submitting:
                 pending = sum(not future.done() for future in self._futures.values())
-                for _ in range(AHEAD - pending):
+                if pending < AHEAD:
                     task = make_task(self._seed, len(self._tasks))
                     self._tasks.append(task)
                     self._submit(task)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(INTERVAL)
 
     def _submit(self, task: Task) -> None:
         assert self._client is not None, "attach() comes first"
