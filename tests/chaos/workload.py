@@ -25,6 +25,8 @@ INTERVAL = 0.1
 """Seconds from one submission to the next."""
 LONG = 0.25
 """Share of tasks that take long."""
+RESULTS = 120.0
+"""Seconds for all results to be there, all of them computed again if need be."""
 CLOSE_TIMEOUT = 2.0
 """Seconds for a client to close whose scheduler may be gone."""
 
@@ -80,10 +82,12 @@ class Workload:
 
     async def stop(self) -> None:
         """Submit no more. May be called more than once."""
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
-            self._loop = None
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.cancel()
+            await asyncio.wait([loop])
+            if not loop.cancelled():
+                loop.result()  # what has ended it
 
     async def close(self) -> None:
         """End all of it. May be called more than once."""
@@ -118,7 +122,9 @@ class Workload:
     async def results_are_right(self) -> int:
         """Wait for every result, compare it, and return how many there are."""
         assert self._client is not None, "attach() comes first"
-        results = await self._client.gather([self._futures[t.number] for t in self._tasks])
+        futures = [self._futures[task.number] for task in self._tasks]
+        async with asyncio.timeout(RESULTS):
+            results = await self._client.gather(futures)
         expected: dict[int, work.Result] = {}
         for task, result in zip(self._tasks, results, strict=True):
             if task.parts:
