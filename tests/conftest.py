@@ -18,7 +18,7 @@ from blockbuster import blockbuster_ctx
 SETTLE = 5.0
 """Seconds that what a test has closed may take to be gone: processes have to be reaped."""
 
-CHAOS_START, CHAOS_SEEDS = 29, 2
+CHAOS_START, CHAOS_SEEDS = 67, 2
 """The seeds of a plain run; see ``tests/chaos/test_schedule.py`` for what they have to cover."""
 
 # One per process, made on first use and kept until its end; none of them is this project's.

@@ -90,6 +90,7 @@ class Registry:
         self.port = port
         self.peers: set[Peer] = set()
         self.leaving: set[Peer] = set()
+        self.blank = False
         self._file = folder / "registry.json"
         self._process: asyncio.subprocess.Process | None = None
         self.save()
@@ -130,10 +131,11 @@ class Registry:
             await self._process.wait()
 
     def save(self) -> None:
-        """Serve what :attr:`peers` and :attr:`leaving` say now."""
+        """Serve what the attributes say now; nobody at all if it is :attr:`blank`."""
+        peers = set() if self.blank else self.peers
         answer = {
-            "peers": sorted(map(str, self.peers)),
-            "leaving": sorted(map(str, self.leaving & self.peers)),
+            "peers": sorted(map(str, peers)),
+            "leaving": sorted(map(str, self.leaving & peers)),
         }
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(answer))

@@ -55,6 +55,7 @@ class Faults:
             Kind.REPLACE: self._replace,
             Kind.LEAVE: self._leave,
             Kind.VANISH: self._vanish,
+            Kind.BLANK: self._blank,
             Kind.STOP_WORKER: self._stop_worker,
             Kind.STOP_AGENT: self._stop_agent,
             Kind.STOP_SCHEDULER: self._stop_scheduler,
@@ -134,6 +135,16 @@ class Faults:
             await asyncio.sleep(event.seconds)
             cluster.publish(add=[agent])
             await until(lambda: cluster.is_member(agent), f"{agent.peer} is back", LEAVES)
+        return True
+
+    async def _blank(self, event: Event) -> bool:
+        registry = self._cluster.registry
+        async with self._discovery:
+            registry.blank = True
+            registry.save()
+            await asyncio.sleep(event.seconds)
+            registry.blank = False
+            registry.save()
         return True
 
     # -- pauses ----------------------------------------------------------------------------------

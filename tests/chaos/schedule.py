@@ -21,6 +21,7 @@ class Kind(StrEnum):
     REPLACE = "replace"  # a new agent is attached, then the old one goes
     LEAVE = "leave"  # discovery says that an agent is leaving, and takes it back
     VANISH = "vanish"  # discovery does not name an agent that lives, and then does
+    BLANK = "empty answer"  # discovery says that there is nobody at all: more than may be true
     STOP_WORKER = "stop worker"  # SIGSTOP, and SIGCONT a moment later
     STOP_AGENT = "stop agent"
     STOP_SCHEDULER = "stop scheduler"
@@ -60,6 +61,7 @@ _WEIGHTS = {
     Kind.REPLACE: 4,
     Kind.LEAVE: 2,
     Kind.VANISH: 1,
+    Kind.BLANK: 1,
     Kind.STOP_WORKER: 2,
     Kind.STOP_AGENT: 1,
     Kind.STOP_SCHEDULER: 1,
@@ -77,6 +79,7 @@ _WEIGHTS = {
 _SECONDS = {
     Kind.LEAVE: (0.05, 1.0),  # often shorter than the drain
     Kind.VANISH: (0.5, 4.0),
+    Kind.BLANK: (0.5, 4.0),
     Kind.STOP_WORKER: (0.2, 1.5),
     Kind.STOP_AGENT: (0.2, 3.0),
     Kind.STOP_SCHEDULER: (0.2, 1.5),

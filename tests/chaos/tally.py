@@ -21,6 +21,7 @@ _GROUPS = {
     ],
     "partitions": [Kind.CUT_CONTROL, Kind.CUT_SCHEDULER, Kind.OUTLAST_CUT, Kind.RESET],
     "graceful leaves": [Kind.REPLACE, Kind.LEAVE, Kind.VANISH],
+    "empty answers of the discovery": [Kind.BLANK],
 }
 
 
