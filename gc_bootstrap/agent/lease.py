@@ -149,7 +149,8 @@ class Lease:
             if minding is not None:
                 minding.cancel()
                 await asyncio.gather(minding, return_exceptions=True)
-            await self.group.close()
+            # Nobody waits for a worker that has not got so far as to be one.
+            await self.group.close(abandon=minding is None)
             if not self.started.done():
                 self.started.set_exception(WireError(500, "internal error; see the agent's log"))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from distributed import Nanny, Worker
 from distributed.core import Status, rpc
+from distributed.security import Security
 from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
 from gc_bootstrap.agent.nanny import ABANDONED_TIMEOUT, AgentNanny
@@ -21,6 +22,8 @@ from gc_bootstrap.wire import DRAIN_HANDLER, WireError
 logger = logging.getLogger(__name__)
 
 READY_POLL = 0.02
+RESTART_TIMEOUT = 5.0
+"""Seconds that a drain waits for workers that a nanny is restarting."""
 ANSWER_MARGIN = 2.0
 """Seconds, or a tenth of the time where that is less, for the answer to a drain to come."""
 
@@ -60,6 +63,8 @@ class WorkerGroup:
         self._scheduler_id = scheduler_id
         self._tag = dict(tag)
         self._death_timeout = death_timeout
+        security = options.security or Security()
+        self._rpc = rpc(scheduler, connection_args=security.get_connection_args("worker"))
         self._servers: list[Nanny | Worker] = []
         self._watchers: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[None] | None = None
@@ -91,11 +96,12 @@ class WorkerGroup:
                 if arguments.get("death_timeout") is None:
                     arguments["death_timeout"] = self._death_timeout
                 self._servers.append(kind(self._scheduler, **arguments))
+            # Before, so that another scheduler that is at this address by now never sees a worker;
+            # and after, for one that came meanwhile.
+            await self._check_scheduler()
             starting += [asyncio.create_task(_started(server)) for server in self._servers]
             await asyncio.gather(*starting)
-            # A scheduler that was replaced at this address meanwhile has not asked for them.
-            if (found := await _scheduler_id(self._servers[0])) != self._scheduler_id:
-                raise WireError(502, f"another scheduler is at {self._scheduler}: {found}")
+            await self._check_scheduler()
         except BaseException:
             # The others first: closing a nanny that starts waits until it has started.
             for task in starting:
@@ -139,16 +145,13 @@ class WorkerGroup:
         timeout
             Seconds. After it, or if the scheduler cannot be asked, the workers are as they were.
         """
+        await self._stop_restarts(timeout)
         addresses = self.addresses
         if not addresses:
             return True
-        arguments = self._servers[0].security.get_connection_args("worker")
         try:
-            async with (
-                asyncio.timeout(timeout),
-                rpc(self._scheduler, connection_args=arguments) as scheduler,
-            ):
-                await self._drain(scheduler, addresses, timeout)
+            async with asyncio.timeout(timeout):
+                await self._drain(addresses, timeout)
         except TimeoutError:
             logger.warning("Not drained within %g s", timeout)
         except OSError as exc:
@@ -159,12 +162,26 @@ class WorkerGroup:
             logger.warning("The scheduler could not take the data: %s", one_line(exc))
         return True
 
-    async def _drain(self, scheduler: Any, addresses: list[str], timeout: float) -> None:
+    async def _stop_restarts(self, timeout: float) -> None:
+        """Let nannies restart nobody from now on, and what is being restarted come up.
+
+        It would register, be given tasks, and be ended with them, as nobody drained it.
+        """
+        for server in self._servers:
+            if isinstance(server, AgentNanny):
+                server.restarts = False
+        try:
+            async with asyncio.timeout(min(RESTART_TIMEOUT, timeout)):
+                await self.ready()
+        except TimeoutError:
+            logger.warning("A worker that is being restarted does not come up, and is not drained")
+
+    async def _drain(self, addresses: list[str], timeout: float) -> None:
         own = timeout - min(ANSWER_MARGIN, timeout / 10)
-        lost = await getattr(scheduler, DRAIN_HANDLER)(workers=addresses, timeout=own)
+        lost = await getattr(self._rpc, DRAIN_HANDLER)(workers=addresses, timeout=own)
         if lost is None:
             # Its plugin has been unregistered meanwhile: Dask answers what it does not know so.
-            retired = await scheduler.retire_workers(
+            retired = await self._rpc.retire_workers(
                 workers=addresses, close_workers=False, remove=True
             )
             lost = {address: "its data" for address in addresses if address not in retired}
@@ -180,14 +197,27 @@ class WorkerGroup:
         timeout
             Seconds to wait for it.
         """
-        server = next((server for server in self._servers if server.status in _ALIVE), None)
-        if server is None:
-            return True  # they are ending already, for whatever reason
         try:
             async with asyncio.timeout(timeout):
-                return await _scheduler_id(server) == self._scheduler_id
+                return await self._scheduler_id_now() == self._scheduler_id
         except (OSError, TimeoutError):
             return False
+
+    async def _check_scheduler(self) -> None:
+        try:
+            found = await self._scheduler_id_now()
+        except (ValueError, RuntimeError) as exc:
+            # It wants TLS and this agent has no certificate, or its protocol is not installed here.
+            raise WireError(
+                502, f"cannot reach the scheduler at {self._scheduler}: {one_line(exc)}"
+            ) from exc
+        if found != self._scheduler_id:
+            raise WireError(502, f"another scheduler is at {self._scheduler}: {found}")
+
+    async def _scheduler_id_now(self) -> str:
+        """Which scheduler is at the address that the workers are for."""
+        identity = await self._rpc.identity(n_workers=0)
+        return str(identity["id"])
 
     async def close(self, *, abandon: bool = False) -> None:
         """End all workers, and wait until no process is left. May be called more than once.
@@ -215,6 +245,7 @@ class WorkerGroup:
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
+        await self._rpc.close_rpc()
 
     async def _close_one(self, server: Nanny | Worker) -> None:
         if isinstance(server, Nanny):
@@ -256,12 +287,6 @@ class WorkerGroup:
                     future.cancel()
         if not self.ending.is_set():
             logger.warning("One of %d workers has ended for good", len(self._servers))
-
-
-async def _scheduler_id(server: Nanny | Worker) -> str:
-    """Which scheduler is at the address that a server works for."""
-    identity = await server.scheduler.identity(n_workers=0)
-    return str(identity["id"])
 
 
 async def _started(server: Nanny | Worker) -> None:

@@ -290,7 +290,8 @@ class _Expectation:
 def _refusal(answer: Answer) -> Outcome:
     """An answer that is not a success, as an outcome or an error."""
     if answer.status in (409, 503):
-        return Outcome.refused(answer.error)
+        # 503: it is warming up, or draining.
+        return Outcome.refused(answer.error, expected=answer.status == 503)
     raise DistError(answer.error)
 
 
