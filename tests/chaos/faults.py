@@ -264,16 +264,15 @@ class Faults:
         """
         if not pids:
             return frozenset()
-        at_once = event.kind not in (Kind.OUTLAST_STOP, Kind.OUTLAST_CUT)
         while True:
             scheduler = self._cluster.scheduler
             try:
                 async with asyncio.timeout(ASKING):
                     workers = await scheduler.workers()
                     victims = frozenset(workers.get(str(agent.peer), ()))
-                    keys = await held_by(scheduler.address, victims, only_there=at_once)
+                    keys = await held_by(scheduler.address, victims)
                     await asyncio.sleep(MOMENT)
-                    keys |= await held_by(scheduler.address, victims, only_there=at_once)
+                    keys |= await held_by(scheduler.address, victims)
             except OSError:  # it is stopped; or it is being killed, and the next one is asked
                 await asyncio.sleep(MOMENT)
             else:

@@ -6,11 +6,10 @@ Each execution of a task appends one line ``key pid time`` when it begins. The r
 
 A loss is what a hard fault (:data:`schedule.HARD`) does, and nothing else is one. It takes
 
-- the keys that, by the scheduler's own tables, were in memory nowhere but on the victims, or were
-  being processed by a victim, when the fault began (a worker that is to be killed is stopped
-  first, and the tables are read before the SIGKILL: nothing can change any more). Where a victim
-  is silent for long before it is given up, that a key is in memory elsewhere, too, does not save
-  it: Dask's active memory manager drops surplus copies, and may drop the wrong one;
+- the keys that, by the scheduler's own tables, a victim had in memory or was processing when the
+  fault began (a worker that is to be killed is stopped first, one that is to be cut off is cut
+  off, and then the tables are read). That a key is in memory elsewhere, too, does not save it:
+  Dask's active memory manager may be dropping the other copy at that very moment, as surplus;
 - the keys that a victim itself began to execute after that: a worker that has been given up while
   it was stopped or cut off still has tasks in its queue when it wakes up;
 - all keys, where the scheduler was killed: nobody knows of any result any more, and the client
@@ -48,7 +47,7 @@ class Loss:
     at
         When it began, on the clock of the ledger.
     keys
-        What was only there, or was being processed there.
+        What was in memory or was being processed there.
     pids
         Worker processes that were lost.
     """

@@ -163,19 +163,9 @@ class Workload:
             await client.close(timeout=CLOSE_TIMEOUT)
 
 
-async def held_by(scheduler: str, workers: frozenset[str], *, only_there: bool) -> frozenset[str]:
-    """What these workers process or have in memory, by the scheduler's tables.
-
-    Parameters
-    ----------
-    only_there
-        Leave out what is in memory elsewhere, too.
-    """
+async def held_by(scheduler: str, workers: frozenset[str]) -> frozenset[str]:
+    """What these workers process or have in memory, by the scheduler's tables."""
     async with rpc(scheduler) as ask:
         who_has, processing = await ask.who_has(), await ask.processing()
-    kept = {
-        str(key)
-        for key, where in who_has.items()
-        if (set(where) <= workers if only_there else set(where) & workers) and where
-    }
+    kept = {str(key) for key, where in who_has.items() if workers & set(where)}
     return frozenset(kept.union(*({str(k) for k in processing.get(w, ())} for w in workers)))
