@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.reach import check_address, check_reachable
-from gc_bootstrap.agent.workers import WorkerGroup
+from gc_bootstrap.agent.workers import UNDER_WAY_TIMEOUT, WorkerGroup
 from gc_bootstrap.errors import one_line
 from gc_bootstrap.wire import AttachRequest, WireError
 
@@ -94,6 +94,9 @@ class Lease:
         """
         self.draining = True
         moved = True
+        if not self.started.done():
+            # Its workers may have registered, and have tasks, before that is known here.
+            await asyncio.wait([self.started], timeout=min(UNDER_WAY_TIMEOUT, timeout))
         if self.started.done() and not self.ending:
             if self._drain is None:
                 self._drain = asyncio.create_task(self._move_away(timeout))

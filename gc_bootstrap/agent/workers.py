@@ -22,8 +22,8 @@ from gc_bootstrap.wire import DRAIN_HANDLER, WireError
 logger = logging.getLogger(__name__)
 
 READY_POLL = 0.02
-RESTART_TIMEOUT = 5.0
-"""Seconds that a drain waits for workers that a nanny is restarting."""
+UNDER_WAY_TIMEOUT = 5.0
+"""Seconds that a drain waits for workers whose start is under way."""
 ANSWER_MARGIN = 2.0
 """Seconds, or a tenth of the time where that is less, for the answer to a drain to come."""
 
@@ -171,7 +171,7 @@ class WorkerGroup:
             if isinstance(server, AgentNanny):
                 server.restarts = False
         try:
-            async with asyncio.timeout(min(RESTART_TIMEOUT, timeout)):
+            async with asyncio.timeout(min(UNDER_WAY_TIMEOUT, timeout)):
                 await self.ready()
         except TimeoutError:
             logger.warning("A worker that is being restarted does not come up, and is not drained")

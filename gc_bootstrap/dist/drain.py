@@ -138,7 +138,6 @@ class Drain:
     async def _run(self) -> Loss:
         try:
             self._log(f"draining, for up to {max(0.0, self._left):.3g} s")
-            await self._hand_back_tasks()
             await self._finish_tasks()
             await self._move_data()
             return await self._give_up()
@@ -162,16 +161,6 @@ class Drain:
 
     # -- phases ----------------------------------------------------------------------------------
 
-    async def _hand_back_tasks(self) -> None:
-        """Have others run what the worker has not begun."""
-        running = await self._running_tasks()
-        if running is None or self._gone:
-            return
-        waiting = [ts for ts in self._ws.processing if ts.key not in running]
-        if waiting:
-            self._log(f"{len(waiting)} tasks that it has not begun go elsewhere")
-            self._reschedule(waiting)
-
     async def _running_tasks(self) -> frozenset[Any] | None:
         """The keys of the tasks that run, once no more are begun; None where it does not say."""
         function = dumps(_report_running)
@@ -194,9 +183,10 @@ class Drain:
         return None
 
     async def _finish_tasks(self) -> None:
-        """Wait for the tasks that run; those that take too long start again elsewhere."""
+        """Have others run what the worker has not begun, and wait for what it has."""
+        running = await self._running_tasks()
         if not self._gone and self._ws.processing:
-            self._log(f"{len(self._ws.processing)} tasks still run")
+            self._log(f"{len(self._ws.processing)} tasks are there")
         while not self._gone and self._ws.processing:
             if self._clock() >= self._began + TASKS_SHARE * (self.deadline - self._began):
                 self._log(
@@ -206,7 +196,17 @@ class Drain:
                 )
                 self._reschedule(list(self._ws.processing))
                 return
+            # Again and again: one that was being stolen for this worker arrives only now.
+            self._hand_back(running)
             await asyncio.sleep(POLL)
+
+    def _hand_back(self, running: frozenset[Any] | None) -> None:
+        if running is None:
+            return
+        waiting = [ts for ts in self._ws.processing if ts.key not in running]
+        if waiting:
+            self._log(f"{len(waiting)} tasks that it has not begun go elsewhere")
+            self._reschedule(waiting)
 
     async def _move_data(self) -> None:
         """Move what is nowhere else, and have the scheduler forget the worker."""

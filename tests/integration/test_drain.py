@@ -17,6 +17,7 @@ import pytest
 from distributed import Client, Future, Scheduler, Worker
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status, rpc
+from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.worker_state_machine import PauseEvent, UnpauseEvent
 
 from gc_bootstrap.agent.run import AgentServer
@@ -412,3 +413,33 @@ async def test_a_paused_worker_is_paused_again_after_a_cancelled_drain(form: For
     await asyncio.gather(drop, return_exceptions=True)
     await asyncio.sleep(0.1)
     await until(lambda: (ws.status, worker.status) == (Status.paused,) * 2, "both say it is paused")
+
+
+async def test_a_drain_while_the_worker_registers_drains_it(
+    form: Form, ledger: Ledger, stack: AsyncExitStack
+) -> None:
+    cluster = await form(1)
+    agent = await stack.enter_async_context(agent_here(insecure=True))
+    held = cluster.client.map(run_held, range(2), pure=False)
+    answer = asyncio.Event()
+
+    async def slowly(**keywords: object) -> object:
+        await answer.wait()
+        return cluster.scheduler.identity()
+
+    class Registration(SchedulerPlugin):
+        def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+            scheduler.handlers["identity"] = slowly  # so that the agent does not know yet
+
+    cluster.scheduler.add_plugin(Registration())
+    attaching = asyncio.create_task(cluster.dist.connect(agent.peer))
+    for _ in range(2):
+        await until(lambda: ledger.entered.acquire(blocking=False), "both tasks run")
+    assert agent.agent.state == "attaching"
+    drain = asyncio.create_task(agent.drain())
+    await asyncio.sleep(0.1)
+    answer.set()
+    ledger.open.set()
+    await asyncio.gather(drain, attaching, return_exceptions=True)
+    assert await cluster.client.gather(held) == [0, 1]
+    assert set(ledger.runs.values()) == {1}
