@@ -174,14 +174,26 @@ def _parse(wire: bytes) -> Message:
     for _ in range(questions):
         position += dns.name.from_wire(wire, position)[1] + 4
     owners: dict[int, bytes] = {}
-    sections = []
-    for count in counts:
-        section, position = _section(wire, position, count, owners)
-        sections.append(section)
-    answer, authority, additional = sections
-    # The upper bits of the code are in the OPT record's TTL (RFC 6891 section 6.1.3).
-    upper = next((raw.ttl >> 24 for raw in additional if raw.type == OPT), 0)
+    answer, position = _section(wire, position, counts[0], owners)
+    authority, position = _section(wire, position, counts[1], owners)
+    upper = _upper_code(wire, position, counts[2])
     return Message(wire, flags, upper << 4 | flags & 0xF, answer, authority)
+
+
+def _upper_code(wire: bytes, position: int, count: int) -> int:
+    """The upper bits of the answer's code, in the OPT record's TTL (RFC 6891 section 6.1.3).
+
+    The rest of the additional section is only passed over: there may be thousands of records.
+    """
+    for _ in range(count):
+        while (length := wire[position]) and length < _POINTER:
+            position += length + 1
+        position += 2 if length else 1
+        kind, _, ttl, size = _RECORD.unpack_from(wire, position)
+        if kind == OPT:
+            return int(ttl >> 24)
+        position += _RECORD.size + size
+    return 0
 
 
 def _section(
@@ -205,7 +217,7 @@ def _section(
         end = position + length
         if end > len(wire):
             raise MalformedError("a record is longer than the message")
-        if kind == OPT or rdclass == IN:
+        if rdclass == IN:
             found.append(_Raw(owner, kind, ttl, position, end))
         position = end
     return found, position

@@ -279,6 +279,8 @@ class _Lookup:
             answer = await self._ask(asked)
             if isinstance(answer, Records):
                 return replace(answer, chain=chain + answer.chain, ttl=min(ttl, answer.ttl))
+            if isinstance(answer, Unknown) and chain:
+                return Unknown("; ".join((*chain, answer.reason)))
             if not isinstance(answer, Alias):
                 return answer
             chain, ttl = chain + answer.chain, min(ttl, answer.ttl)
