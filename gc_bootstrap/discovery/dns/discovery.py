@@ -136,7 +136,11 @@ class DnsDiscovery(Discovery):
             cache=cache,
         )
         self._offload = Offload()
-        self._resolver: Resolver = SystemResolver(self._offload, self._options.nameservers)
+        self._resolver: Resolver = SystemResolver(
+            self._offload,
+            self._options.nameservers,
+            search=not self._options.name.is_absolute(),
+        )
         self._clock: Callable[[], float] = time.monotonic
         self._last: tuple[tuple[Records, ...], Peers] = ((), NOBODY)
         self._kept: tuple[Snapshot, float] | None = None

@@ -11,8 +11,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
+import dns.entropy
 import dns.exception
 import dns.flags
 import dns.message
@@ -135,10 +137,16 @@ def query(question: Question, *, edns: bool = True) -> bytes:
         Whether to say that large UDP answers are welcome (RFC 6891). Some old servers answer
         FORMERR or NOTIMP to that.
     """
+    return dns.entropy.random_16().to_bytes(2, "big") + _query(question, edns)
+
+
+@lru_cache(maxsize=4096)
+def _query(question: Question, edns: bool) -> bytes:
+    """A query without its id: the same at each look."""
     made = dns.message.make_query(
         question.name, question.type, use_edns=0 if edns else False, payload=EDNS_PAYLOAD
     )
-    return made.to_wire()
+    return made.to_wire()[2:]
 
 
 def is_answer(wire: bytes, sent: bytes) -> bool:

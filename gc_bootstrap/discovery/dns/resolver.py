@@ -150,8 +150,11 @@ class SystemResolver:
         The thread that reads files and large answers; closed by its owner.
     nameservers
         In place of the system's. A host that is a name is resolved by the system's.
+    search
+        Whether relative names are going to be asked for. If not, and with addresses as
+        ``nameservers``, the system's configuration is not read.
     resolv_conf
-        The system's configuration; the search list and ``ndots`` are taken from it in any case.
+        The system's configuration.
     udp, tcp
         How one server is asked.
     """
@@ -160,6 +163,7 @@ class SystemResolver:
         self,
         offload: Offload,
         nameservers: Sequence[Peer] = (),
+        search: bool = True,
         resolv_conf: Path = RESOLV_CONF,
         udp: Exchange = transport.udp,
         tcp: Exchange = transport.tcp,
@@ -167,25 +171,37 @@ class SystemResolver:
         self._offload = offload
         self._reader = Reader(offload)
         self._nameservers = tuple(nameservers)
+        self._is_self_sufficient = not search and all(map(_has_address, self._nameservers))
         self._file = ResolvConfFile(resolv_conf)
         self._udp, self._tcp = udp, tcp
 
     async def begin(self, until: float) -> Lookup:
+        if self._nameservers and self._is_self_sufficient:
+            return self._lookup(ResolvConf(self._nameservers), until)
         try:
             conf = await self._offload.run(lambda _: self._file.current(), until)
         except TooLateError:
             raise DiscoveryError(f"{self._file.path}: could not be read in time") from None
-        system = _Lookup(self._reader, conf, until, self._udp, self._tcp)
+        system = self._lookup(conf, until)
         if self._nameservers:
             servers, problems = await _addresses(self._nameservers, system)
             if not servers:
                 raise DiscoveryError("; ".join(problems))
-            return _Lookup(
-                self._reader, replace(conf, servers=tuple(servers)), until, self._udp, self._tcp
-            )
+            return self._lookup(replace(conf, servers=tuple(servers)), until)
         if not conf.servers:
             raise DiscoveryError(f"{self._file.path}: is not there, or names no server")
         return system
+
+    def _lookup(self, conf: ResolvConf, until: float) -> Lookup:
+        return _Lookup(self._reader, conf, until, self._udp, self._tcp)
+
+
+def _has_address(server: Peer) -> bool:
+    try:
+        ip_address(server.host)
+    except ValueError:
+        return False
+    return True
 
 
 async def _addresses(nameservers: Sequence[Peer], system: Lookup) -> tuple[list[Peer], list[str]]:
@@ -193,20 +209,17 @@ async def _addresses(nameservers: Sequence[Peer], system: Lookup) -> tuple[list[
     servers: list[Peer] = []
     problems: list[str] = []
     for server in nameservers:
-        if server.host == "localhost":  # no name server is asked for it (RFC 6761 section 6.3)
+        if _has_address(server):
+            servers.append(server)
+        elif server.host == "localhost":  # no server is asked for it (RFC 6761 section 6.3)
             servers += [Peer("127.0.0.1", server.port), Peer("::1", server.port)]
-            continue
-        try:
-            ip_address(server.host)
-        except ValueError:
+        else:
             found = await system.find(dns.name.from_text(server.host, None), (A, AAAA))
             hosts = [record.host for answer in found.answers for record in answer.records]
             if not hosts:
                 why = "; ".join(found.doubts) or "there is no such name"
                 problems.append(f"nameserver {server}: {why}")
             servers += [Peer(host, server.port) for host in hosts]
-        else:
-            servers.append(server)
     return servers, problems
 
 
