@@ -9,7 +9,8 @@ record by record, so that it can pause in between (measured with dnspython 2.9).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -128,6 +129,15 @@ class Message:
     authority: Sequence[_Raw]
 
 
+@contextmanager
+def _malformed() -> Iterator[None]:
+    """Turn whatever reading nonsense raises into one error."""
+    try:
+        yield
+    except (struct.error, IndexError, ValueError, dns.exception.DNSException) as exc:
+        raise MalformedError(f"{type(exc).__name__}: {exc}") from exc
+
+
 def query(question: Question, *, edns: bool = True) -> bytes:
     """Make a query, with a random id, that asks for recursion.
 
@@ -170,21 +180,15 @@ def parse(wire: bytes) -> Message:
     MalformedError
         It is none; the message says why.
     """
-    try:
-        return _parse(wire)
-    except (struct.error, IndexError, ValueError, dns.exception.DNSException) as exc:
-        raise MalformedError(f"{type(exc).__name__}: {exc}") from exc
-
-
-def _parse(wire: bytes) -> Message:
-    _, flags, questions, *counts = _HEADER.unpack_from(wire)
-    position = _HEADER.size
-    for _ in range(questions):
-        position += dns.name.from_wire(wire, position)[1] + 4
-    owners: dict[int, bytes] = {}
-    answer, position = _section(wire, position, counts[0], owners)
-    authority, position = _section(wire, position, counts[1], owners)
-    upper = _upper_code(wire, position, counts[2])
+    with _malformed():
+        _, flags, questions, *counts = _HEADER.unpack_from(wire)
+        position = _HEADER.size
+        for _ in range(questions):
+            position += dns.name.from_wire(wire, position)[1] + 4
+        owners: dict[int, bytes] = {}
+        answer, position = _section(wire, position, counts[0], owners)
+        authority, position = _section(wire, position, counts[1], owners)
+        upper = _upper_code(wire, position, counts[2])
     return Message(wire, flags, upper << 4 | flags & 0xF, answer, authority)
 
 
@@ -245,23 +249,28 @@ def fingerprint(message: Message, question: Question) -> frozenset[bytes] | None
     frozenset or None
         Two messages with the same one, of which the first was read as :class:`Records`, are read
         as the same records. None where that cannot be told cheaply.
+
+    Raises
+    ------
+    MalformedError
+        An alias in it is none.
     """
     if message.rcode != dns.rcode.NOERROR or message.flags & dns.flags.TC:
         return None
     wire = message.wire
     parts = set()
     for owner, kind, _, start, end in message.answer:
-        data = wire[start:end]
         if kind == CNAME:
-            owner += b"="
-            data = dns.name.from_wire(wire, start)[0].to_digestable()
-        elif kind != question.type:
-            continue
-        elif kind not in (A, AAAA) and (data[-1:] != b"\0" or data[-2] >= _POINTER):
-            # Perhaps compressed, and what that means depends on the rest of the message. A whole
+            with _malformed():
+                target = dns.name.from_wire(wire, start)[0]
+            parts.add(owner + b"=" + target.to_digestable())
+        elif kind == question.type:
+            data = wire[start:end]
+            # Perhaps compressed, and what that means depends on the rest of the message? A whole
             # name ends with 0; a compressed one with an octet of at least 0xC0 and one more.
-            return None
-        parts.add(owner + data)
+            if kind not in (A, AAAA) and (data[-1:] != b"\0" or data[-2:-1] >= b"\xc0"):
+                return None
+            parts.add(owner + data)
     return frozenset(parts)
 
 
@@ -292,10 +301,8 @@ def read(message: Message, question: Question, pause: Callable[[], None] = lambd
         return Truncated()
     if message.rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         return Unknown(f"answered {_code(message)}", message.rcode)
-    try:
+    with _malformed():
         return _read(message, question, pause)
-    except (struct.error, IndexError, ValueError, dns.exception.DNSException) as exc:
-        raise MalformedError(f"{type(exc).__name__}: {exc}") from exc
 
 
 def _read(message: Message, question: Question, pause: Callable[[], None]) -> Answer:
