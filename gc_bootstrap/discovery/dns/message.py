@@ -262,7 +262,7 @@ def fingerprint(message: Message, question: Question) -> frozenset[bytes] | None
     for owner, kind, _, start, end in message.answer:
         if kind == CNAME:
             with _malformed():
-                target = dns.name.from_wire(wire, start)[0]
+                target = _target(wire, start, end)
             parts.add(owner + b"=" + target.to_digestable())
         elif kind == question.type:
             data = wire[start:end]
@@ -334,10 +334,18 @@ def _code(message: Message) -> str:
     return dns.rcode.to_text(dns.rcode.Rcode.make(message.rcode))
 
 
+def _target(wire: bytes, start: int, end: int) -> Name:
+    """What a CNAME record's data says; a name, and nothing else."""
+    name, used = dns.name.from_wire(wire, start)
+    if start + used != end:
+        raise MalformedError("an alias is not as long as it says")
+    return name
+
+
 def _follow(message: Message, question: Question) -> tuple[list[Name], tuple[str, ...]]:
     """Follow the aliases in an answer: the names from the first to the last, and the records."""
     aliases = {
-        raw.owner: dns.name.from_wire(message.wire, raw.start)[0].canonicalize()
+        raw.owner: _target(message.wire, raw.start, raw.end).canonicalize()
         for raw in message.answer
         if raw.type == CNAME
     }
