@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import dns.flags
 import dns.message
@@ -61,7 +61,7 @@ class Servers:
         ``(server, "name TYPE", "udp" | "tcp")`` in the order of the queries.
     """
 
-    def __init__(self, behaviours: dict[str, dict[str, Behaviour | Exception]]) -> None:
+    def __init__(self, behaviours: dict[str, Mapping[str, Behaviour | Exception]]) -> None:
         self.behaviours = behaviours
         self.asked: list[tuple[str, str, str]] = []
 

@@ -181,7 +181,7 @@ class DnsDiscovery(Discovery):
     async def peers(self) -> Snapshot:
         if self._kept is not None and self._clock() < self._kept[1]:
             return self._kept[0]
-        looked = await self._look(asyncio.get_running_loop().time() + self._options.lookup_timeout)
+        looked = await self._look()
         self._say("skipped", looked.peers.skipped)
         self._say("the answer is not complete", looked.doubts)
         now = self._clock()
@@ -198,9 +198,10 @@ class DnsDiscovery(Discovery):
     async def close(self) -> None:
         await self._offload.close()
 
-    async def _look(self, until: float) -> _Looked:
-        lookup = await self._resolver.begin(until)
+    async def _look(self) -> _Looked:
         options = self._options
+        until = asyncio.get_running_loop().time() + options.lookup_timeout
+        lookup = await self._resolver.begin(options.lookup_timeout)
         types = (SRV,) if options.record_type == "srv" else options.address_types
         found = await lookup.find(options.name, types)
         if not found.answers:

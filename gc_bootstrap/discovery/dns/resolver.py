@@ -90,8 +90,8 @@ class Lookup(Protocol):
 class Resolver(Protocol):
     """What a discovery asks; tests put in their own."""
 
-    async def begin(self, until: float) -> Lookup:
-        """Begin a look-up that ends at a time on the event loop's clock.
+    async def begin(self, timeout: float) -> Lookup:
+        """Begin a look-up that ends in so many seconds.
 
         Raises
         ------
@@ -175,25 +175,27 @@ class SystemResolver:
         self._file = ResolvConfFile(resolv_conf)
         self._udp, self._tcp = udp, tcp
 
-    async def begin(self, until: float) -> Lookup:
+    async def begin(self, timeout: float) -> Lookup:
+        until = asyncio.get_running_loop().time() + timeout
+
+        def lookup(conf: ResolvConf) -> Lookup:
+            return _Lookup(self._reader, conf, timeout, until, self._udp, self._tcp)
+
         if self._nameservers and self._is_self_sufficient:
-            return self._lookup(ResolvConf(self._nameservers), until)
+            return lookup(ResolvConf(self._nameservers))
         try:
             conf = await self._offload.run(lambda _: self._file.current(), until)
         except TooLateError:
             raise DiscoveryError(f"{self._file.path}: could not be read in time") from None
-        system = self._lookup(conf, until)
+        system = lookup(conf)
         if self._nameservers:
             servers, problems = await _addresses(self._nameservers, system)
             if not servers:
                 raise DiscoveryError("; ".join(problems))
-            return self._lookup(replace(conf, servers=tuple(servers)), until)
+            return lookup(replace(conf, servers=tuple(servers)))
         if not conf.servers:
             raise DiscoveryError(f"{self._file.path}: is not there, or names no server")
         return system
-
-    def _lookup(self, conf: ResolvConf, until: float) -> Lookup:
-        return _Lookup(self._reader, conf, until, self._udp, self._tcp)
 
 
 def _has_address(server: Peer) -> bool:
@@ -227,12 +229,17 @@ class _Lookup:
     """One look-up at the name servers of ``conf``."""
 
     def __init__(
-        self, reader: Reader, conf: ResolvConf, until: float, udp: Exchange, tcp: Exchange
+        self,
+        reader: Reader,
+        conf: ResolvConf,
+        timeout: float,
+        until: float,
+        udp: Exchange,
+        tcp: Exchange,
     ) -> None:
         self._reader = reader
         self._conf = conf
-        self._until = until
-        self._whole = max(0.0, until - asyncio.get_running_loop().time())
+        self._timeout, self._until = timeout, until
         self._udp, self._tcp = udp, tcp
         self._silent: set[Peer] = set()
 
@@ -346,8 +353,8 @@ class _Lookup:
     ) -> Answer:
         left = self._until - asyncio.get_running_loop().time()
         if left <= 0:
-            raise SilentError(f"was not asked: the lookup-timeout of {self._whole:.3g} s is over")
-        wire = await exchange(server, sent, min(left, share * self._whole))
+            raise SilentError(f"was not asked: the lookup-timeout of {self._timeout:.3g} s is over")
+        wire = await exchange(server, sent, min(left, share * self._timeout))
         try:
             return await self._reader.read(wire, question, self._until)
         except MalformedError as exc:
