@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 FEW = 100
 """Rows that are made into peers on the event loop; more of them in the thread."""
 
+COMPUTE_TIMEOUT = 5.0
+"""Seconds that making peers of records may take, after the look-up: 4,000 take a tenth of one."""
+
 SAID = 3
 """How many problems of a kind a line names; then it counts."""
 
@@ -200,7 +203,6 @@ class DnsDiscovery(Discovery):
 
     async def _look(self) -> _Looked:
         options = self._options
-        until = asyncio.get_running_loop().time() + options.lookup_timeout
         lookup = await self._resolver.begin(options.lookup_timeout)
         types = (SRV,) if options.record_type == "srv" else options.address_types
         found = await lookup.find(options.name, types)
@@ -210,10 +212,10 @@ class DnsDiscovery(Discovery):
             return _Looked()
         ttl = min(answer.ttl for answer in found.answers)
         if (options.record_type == "srv") == (options.host_type == "hostname"):
-            return _Looked(await self._as_it_stands(found.answers, until), found.doubts, ttl)
-        return await self._resolved(lookup, found, ttl, until)
+            return _Looked(await self._as_it_stands(found.answers), found.doubts, ttl)
+        return await self._resolved(lookup, found, ttl)
 
-    async def _as_it_stands(self, answers: tuple[Records, ...], until: float) -> Peers:
+    async def _as_it_stands(self, answers: tuple[Records, ...]) -> Peers:
         """Peers of records whose hosts are not looked up any further; made once for each answer."""
         if _are_equal(self._last[0], answers):
             return self._last[1]
@@ -221,15 +223,15 @@ class DnsDiscovery(Discovery):
         def make(pause: Pause) -> Peers:
             return build(*self._rows(answers), pause)
 
-        peers = await self._compute(make, sum(len(a.records) for a in answers), until)
+        peers = await self._compute(make, sum(len(a.records) for a in answers))
         self._last = answers, peers
         return peers
 
-    async def _resolved(self, lookup: Lookup, found: Found, ttl: float, until: float) -> _Looked:
+    async def _resolved(self, lookup: Lookup, found: Found, ttl: float) -> _Looked:
         """Peers of records whose hosts are looked up themselves."""
         reverse = self._options.record_type == "ip"
         count = sum(len(answer.records) for answer in found.answers)
-        rows, skipped = await self._compute(lambda _: self._rows(found.answers), count, until)
+        rows, skipped = await self._compute(lambda _: self._rows(found.answers), count)
         hosts = dict.fromkeys(row.host for row in rows)
         if reverse:
             looks = await lookup.resolve(hosts, (PTR,), dns.reversename.from_address)
@@ -240,7 +242,7 @@ class DnsDiscovery(Discovery):
             resolved, doubts = resolved_rows(rows, first_names(looks) if reverse else looks)
             return build(resolved, skipped, pause), doubts
 
-        peers, doubts = await self._compute(make, count, until)
+        peers, doubts = await self._compute(make, count)
         if rows and not peers.peers and doubts:
             raise DiscoveryError(
                 f"none of {len(hosts)} {'addresses' if reverse else 'targets'} of"
@@ -254,16 +256,17 @@ class DnsDiscovery(Discovery):
             return service_rows(answers)
         return address_rows(answers, self._options.port), []
 
-    async def _compute(self, make: Callable[[Pause], T], count: int, until: float) -> T:
+    async def _compute(self, make: Callable[[Pause], T], count: int) -> T:
         """Compute something, in the thread where it is about many rows."""
         if count <= FEW:
             return make(lambda: None)
+        until = asyncio.get_running_loop().time() + COMPUTE_TIMEOUT
         try:
             return await self._offload.run(make, until)
         except TooLateError:
             raise DiscoveryError(
-                f"{self._options.domain}: the lookup-timeout of {self._options.lookup_timeout:g} s"
-                f" was over before its {count} records were read"
+                f"{self._options.domain}: {count} records could not be made into peers within"
+                f" {COMPUTE_TIMEOUT:g} s"
             ) from None
 
     def _remember(self, found: Peers, now: float) -> Snapshot:
