@@ -258,7 +258,7 @@ async def test_the_search_list_of_the_system(knot: Knot, tmp_path: Path) -> None
 IN_A_NAMESPACE = """
 ip link set lo up
 mount --bind {folder}/resolv.conf /etc/resolv.conf
-knotd -c {folder}/inside.conf 2>{folder}/inside.log & knot=$!
+knotd -c {folder}/inside.conf >{folder}/inside.log 2>&1 & knot=$!
 until knotc -s {folder}/inside/knot.sock zone-status >/dev/null 2>&1; do sleep 0.05; done
 for name in {names}; do
   echo "$name" $(getent hosts "$name" | awk '{{print $1}}' | sort -u)
