@@ -170,7 +170,7 @@ async def test_a_server_that_stops_answering_is_an_error_until_it_comes_back(kno
     discovery = DnsDiscovery(f"cpu.{ZONE}.", nameservers=knot.server, lookup_timeout="400ms")
     before = await discovery.peers()
     knot.freeze()
-    with pytest.raises(DiscoveryError, match=r"127.0.0.1:\d+ did not answer within 0\.1 s"):
+    with pytest.raises(DiscoveryError, match=r"127.0.0.1:\d+ did not answer in time"):
         await discovery.peers()
     knot.thaw()
     await discovery.peers()

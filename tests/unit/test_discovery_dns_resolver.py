@@ -30,7 +30,7 @@ from tests.unit.dns_helpers import (
 
 ONE, TWO = "10.0.0.1:53", "10.0.0.2:53"
 CONF = "nameserver 10.0.0.1\nnameserver 10.0.0.2\nsearch a.test b.test\noptions ndots:2\n"
-SILENT = SilentError("did not answer within 1 s")
+SILENT = SilentError("did not answer in time")
 
 
 def no_soa(sent: bytes) -> bytes:
@@ -155,6 +155,17 @@ async def test_a_silent_server_is_asked_again(asked: Asked) -> None:
     found = await asked.find("w.a.test.", {"*": second})
     assert hosts(found) == ["10.1.0.1"]
     assert [server for server, *_ in asked.servers.asked] == [ONE, TWO, ONE]
+
+
+async def test_a_failure_is_said_in_the_same_words_at_each_look(asked: Asked) -> None:
+    """The pool logs an error when it is another one than before."""
+
+    async def find() -> tuple[str, ...]:
+        return (await asked.find("w", {"*": SILENT}, {"*": servfail})).doubts
+
+    assert await find() == await find()
+    (first, *_) = await find()
+    assert first == f"w.a.test. A: {ONE} did not answer in time; {TWO} answered SERVFAIL"
 
 
 async def test_a_server_that_was_silent_is_asked_last_from_then_on(asked: Asked) -> None:

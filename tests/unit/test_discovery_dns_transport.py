@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import cast
@@ -90,7 +89,7 @@ async def test_an_answer_from_somebody_else_is_not_taken() -> None:
 
 async def test_silence_over_udp_is_told_from_a_refused_connection() -> None:
     async with udp_server(lambda _: []) as server:
-        with pytest.raises(SilentError, match=re.escape("did not answer within 0.1 s")):
+        with pytest.raises(SilentError, match="did not answer in time"):
             await udp(server, SENT, 0.1)
     with pytest.raises(NoAnswerError, match="cannot be reached: Connection refused") as caught:
         await udp(server, SENT, 5)
@@ -135,7 +134,7 @@ async def test_silence_over_tcp_ends() -> None:
         await silent.wait()
 
     async with tcp_server(serve) as server:
-        with pytest.raises(SilentError, match=re.escape("over TCP within 0.1 s")):
+        with pytest.raises(SilentError, match="did not answer over TCP in time"):
             await tcp(server, SENT, 0.1)
         silent.set()
     with pytest.raises(NoAnswerError, match="cannot be reached over TCP: Connection refused"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -82,7 +82,7 @@ class Lookup(Protocol):
         """Ask for a name that may be relative."""
 
     async def resolve(
-        self, hosts: Iterable[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
+        self, hosts: Collection[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
     ) -> dict[str, Found]:
         """Ask for many hosts; ``name_of`` says by which absolute name."""
 
@@ -192,6 +192,8 @@ class SystemResolver:
             servers, problems = await _addresses(self._nameservers, system)
             if not servers:
                 raise DiscoveryError("; ".join(problems))
+            for problem in problems:
+                logger.debug("%s", problem)
             return lookup(replace(conf, servers=tuple(servers)))
         if not conf.servers:
             raise DiscoveryError(f"{self._file.path}: is not there, or names no server")
@@ -258,7 +260,7 @@ class _Lookup:
         return Found((), doubts)
 
     async def resolve(
-        self, hosts: Iterable[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
+        self, hosts: Collection[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
     ) -> dict[str, Found]:
         """Ask for many hosts, some at a time."""
         waiting = iter(hosts)
@@ -269,7 +271,7 @@ class _Lookup:
                 found[host] = await self._resolve(name_of(host), types)
 
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(CONCURRENCY):
+            for _ in range(min(CONCURRENCY, len(hosts))):
                 tasks.create_task(work(), name="gc_bootstrap dns: look-up")
         return found
 
@@ -311,28 +313,27 @@ class _Lookup:
 
     async def _ask(self, question: Question) -> Records | Alias | Nothing | Unknown:
         """Ask one server after the other until one can say."""
-        failures: list[str] = []
+        # The first of each server: the same failure is to be told in the same words at each look.
+        failures: dict[Peer, str] = {}
         # Those that have been silent before come last: thousands of names are not to wait for them.
         servers = sorted(self._conf.servers, key=self._silent.__contains__)
         for _ in range(ROUNDS):
             for server in servers:
                 try:
                     answer = await self._ask_server(server, question)
-                except SilentError as exc:
-                    self._silent.add(server)
-                    failures.append(f"{server} {exc}")
                 except (NoAnswerError, MalformedError) as exc:
-                    failures.append(f"{server} {exc}")
+                    if isinstance(exc, SilentError):
+                        self._silent.add(server)
+                    failures.setdefault(server, str(exc))
                 else:
                     if not isinstance(answer, Unknown):
                         return answer
-                    failures.append(f"{server} {answer.reason}")
+                    failures.setdefault(server, answer.reason)
             servers = [server for server in servers if server in self._silent]
             if not servers:
                 break
-        unknown = Unknown(f"{question}: " + "; ".join(dict.fromkeys(failures)))
-        logger.debug("%s", unknown.reason)
-        return unknown
+        said = "; ".join(f"{server} {failure}" for server, failure in failures.items())
+        return Unknown(f"{question}: {said}")
 
     async def _ask_server(
         self, server: Peer, question: Question
