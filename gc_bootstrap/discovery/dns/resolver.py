@@ -52,10 +52,12 @@ SMALL = message.EDNS_PAYLOAD
 """Octets up to which an answer is read on the event loop: 1 ms at most, and most take a tenth of
 that, as a change of threads does. Look-ups of thousands of names have answers of this size."""
 
-REMEMBERED = 16
-"""Large answers that are remembered: A and AAAA of each name that a search list makes of one."""
+REMEMBERED = 8192
+"""Answers that are remembered: those of one look-up, with all its targets or addresses. A message
+holds fewer than 6,000 records."""
 
 Exchange = Callable[[Peer, bytes, float], Awaitable[bytes]]
+_Read = tuple[frozenset[bytes], Records]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class Reader:
 
     def __init__(self, offload: Offload) -> None:
         self._offload = offload
-        self._last: dict[Question, tuple[frozenset[bytes], Records]] = {}
+        self._last: dict[Question, _Read] = {}
 
     async def read(self, wire: bytes, question: Question, until: float) -> Answer:
         """Read an answer. One with the records of the last gives the very same ``records``.
@@ -123,22 +125,31 @@ class Reader:
         TooLateError
             There was no time to read it.
         """
-        if len(wire) <= SMALL:
-            return message.read(message.parse(wire), question)
-        return await self._offload.run(lambda pause: self._read(wire, question, pause), until)
-
-    def _read(self, wire: bytes, question: Question, pause: Callable[[], None]) -> Answer:
-        parsed = message.parse(wire)
-        fingerprint = message.fingerprint(parsed, question)
         last = self._last.get(question)
-        if last is not None and last[0] == fingerprint:
-            return replace(last[1], ttl=message.ttl_of(parsed.answer))
-        answer = message.read(parsed, question, pause)
+        if len(wire) <= SMALL:
+            answer, fingerprint = _read(wire, question, last)
+        else:
+            answer, fingerprint = await self._offload.run(
+                lambda pause: _read(wire, question, last, pause), until
+            )
         if fingerprint is not None and isinstance(answer, Records):
-            self._last[question] = (fingerprint, answer)
+            self._last[question] = fingerprint, answer
             if len(self._last) > REMEMBERED:
                 del self._last[next(iter(self._last))]
         return answer
+
+
+def _read(
+    wire: bytes, question: Question, last: _Read | None, pause: Callable[[], None] = lambda: None
+) -> tuple[Answer, frozenset[bytes] | None]:
+    """Read an answer, unless the last one said the same."""
+    parsed = message.parse(wire)
+    pause()
+    fingerprint = message.fingerprint(parsed, question)
+    pause()
+    if last is not None and last[0] == fingerprint:
+        return replace(last[1], ttl=message.ttl_of(parsed.answer)), fingerprint
+    return message.read(parsed, question, pause), fingerprint
 
 
 class SystemResolver:
