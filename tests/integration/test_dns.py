@@ -291,7 +291,7 @@ async def test_names_mean_what_getent_makes_of_them(tmp_path: Path) -> None:
     probe = await asyncio.create_subprocess_exec(
         *("unshare", "-n", "-m", "true"), stderr=asyncio.subprocess.DEVNULL
     )
-    require("network namespaces", found=await probe.wait() == 0)
+    require("netns", found=await probe.wait() == 0)
     (tmp_path / "inside").mkdir()
     zones = {
         "svc.test": ["web A 10.0.0.1", "web.prod A 10.0.0.2", "a.b.c A 10.0.0.3"],
