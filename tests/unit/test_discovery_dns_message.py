@@ -182,6 +182,13 @@ def test_compressed_targets_are_read_and_never_taken_for_unchanged() -> None:
     assert fingerprint(compressed, SRV) is None
 
 
+def test_an_alias_never_looks_like_an_address() -> None:
+    """61.1.97.0 has the octets of "=", and of the name "a."."""
+    address = parse(answer_to(query(A), ["cpu.workers.test. 30 A 61.1.97.0"]))
+    alias = parse(answer_to(query(A), ["cpu.workers.test. 30 CNAME a."]))
+    assert fingerprint(address, A) != fingerprint(alias, A)
+
+
 def test_only_an_answer_to_the_very_query_is_taken() -> None:
     sent = query(A)
     good = answer_to(sent, rcode="NXDOMAIN")
