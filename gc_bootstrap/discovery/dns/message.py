@@ -1,7 +1,8 @@
 """DNS messages as values: what was asked, and what an answer proves.
 
 dnspython reads names and records. Not its ``Message.from_wire``: that takes 23 ms for 1,000 A
-records and 40 ms for 1,000 SRV in one go, which nobody can interrupt. Here a message is first cut
+records and 40 ms for 1,000 SRV whether or not they are the same as before, knows no deadline, and
+gives way to the event loop only every 5 ms (``sys.getswitchinterval``). Here a message is first cut
 into records (0.6 ms per 1,000), so that an answer that has not changed is recognized, and decoded
 record by record, so that it can pause in between (measured with dnspython 2.9).
 """
