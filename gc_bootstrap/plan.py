@@ -90,7 +90,7 @@ class Plan:
     disconnect
         Members to let go.
     cancel
-        Members that are being let go and are wanted again.
+        Members that are being let go and are wanted again, or of which too many would go.
     awaited
         Peers that are being connected and should be no members, and those whose drop is cancelled:
         what becomes of them is the reason for the next plan.
@@ -281,6 +281,8 @@ def plan(
         elif peer not in busy:
             disconnect.append(peer)
     back = disconnecting & (snapshot.peers - snapshot.leaving)
+    if warning:
+        back |= disconnecting - snapshot.peers
     awaited = back | (snapshot.leaving & busy - disconnecting)
     return Plan(
         connect=(*fresh, *retries),

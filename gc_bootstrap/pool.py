@@ -207,7 +207,7 @@ class Pool:
             self._refreshes += 1
             await asyncio.sleep(0)
             if not (self.paused or self._closed):
-                self._enactor.enact(plan)
+                await self._enactor.enact(plan)
             return plan
 
     async def run_once(self) -> Plan:

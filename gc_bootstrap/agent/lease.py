@@ -137,6 +137,8 @@ class Lease:
         minding: asyncio.Task[None] | None = None
         try:
             await self._start()
+            if self.ending:
+                raise WireError(503, "the attach was cut short")
         except WireError as exc:
             logger.warning("Not attached to %s: %s", scheduler, exc)
             if not self.started.done():

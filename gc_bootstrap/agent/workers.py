@@ -15,13 +15,16 @@ from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
 from gc_bootstrap.agent.nanny import ABANDONED_TIMEOUT, AgentNanny
 from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.agent.reports import Reports
 from gc_bootstrap.errors import one_line, os_reason
 from gc_bootstrap.peer import WORKER_EXTRA
-from gc_bootstrap.wire import DRAIN_HANDLER, WireError
+from gc_bootstrap.wire import DRAIN_HANDLER, REPORTS, WireError
 
 logger = logging.getLogger(__name__)
 
 READY_POLL = 0.02
+ASK_AGAIN = 0.2
+"""Seconds after which a drain is asked for again."""
 UNDER_WAY_TIMEOUT = 5.0
 """Seconds that a drain waits for workers whose start is under way."""
 ANSWER_MARGIN = 2.0
@@ -61,7 +64,7 @@ class WorkerGroup:
         self._options = options
         self._scheduler = scheduler
         self._scheduler_id = scheduler_id
-        self._tag = dict(tag)
+        self._tag = {**tag, REPORTS: True}
         self._death_timeout = death_timeout
         security = options.security or Security()
         self._rpc = rpc(scheduler, connection_args=security.get_connection_args("worker"))
@@ -85,7 +88,7 @@ class WorkerGroup:
             WORKER_EXTRA: partial(_constant, self._tag),
         }
         kind: type[Nanny | Worker] = self._options.worker_class
-        more: dict[str, Any] = {"startup_information": information}
+        more: dict[str, Any] = {"startup_information": information, "plugins": (Reports(),)}
         if self._options.nanny:
             kind = AgentNanny
             more["scheduler_id"] = self._scheduler_id
@@ -145,21 +148,42 @@ class WorkerGroup:
         timeout
             Seconds. After it, or if the scheduler cannot be asked, the workers are as they were.
         """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
         await self._stop_restarts(timeout)
-        addresses = self.addresses
-        if not addresses:
-            return True
         try:
-            async with asyncio.timeout(timeout):
-                await self._drain(addresses, timeout)
+            async with asyncio.timeout_at(until):
+                while not await self._try_to_drain(max(0.0, until - loop.time())):
+                    await asyncio.sleep(ASK_AGAIN)
         except TimeoutError:
             logger.warning("Not drained within %g s", timeout)
         except OSError as exc:
             logger.warning("The scheduler could not be asked to take the data: %s", os_reason(exc))
             return False
+        return True
+
+    async def _try_to_drain(self, timeout: float) -> bool:
+        """Ask for a drain; False where the asking failed and the scheduler is there all the same.
+
+        Asking again joins the drain that runs.
+
+        Raises
+        ------
+        OSError
+            The scheduler is not there any more.
+        """
+        if not self.addresses:
+            return True
+        try:
+            await self._drain(timeout)
         except Exception as exc:
-            # Of the scheduler, sent here: ending the workers is all that is left to do.
-            logger.warning("The scheduler could not take the data: %s", one_line(exc))
+            # The connection broke, or somebody has cancelled the drain.
+            if not await self.scheduler_answers(ANSWER_MARGIN):
+                if isinstance(exc, OSError):
+                    raise
+                raise OSError(one_line(exc)) from exc
+            logger.info("Asking the scheduler again for a drain: %s", one_line(exc))
+            return False
         return True
 
     async def _stop_restarts(self, timeout: float) -> None:
@@ -176,11 +200,14 @@ class WorkerGroup:
         except TimeoutError:
             logger.warning("A worker that is being restarted does not come up, and is not drained")
 
-    async def _drain(self, addresses: list[str], timeout: float) -> None:
+    async def _drain(self, timeout: float) -> None:
+        addresses = self.addresses
         own = timeout - min(ANSWER_MARGIN, timeout / 10)
-        lost = await getattr(self._rpc, DRAIN_HANDLER)(workers=addresses, timeout=own)
+        lost = await getattr(self._rpc, DRAIN_HANDLER)(
+            peer=self._tag["peer"], pool=self._tag["pool"], timeout=own
+        )
         if lost is None:
-            # Its plugin has been unregistered meanwhile: Dask answers what it does not know so.
+            # It has never had a pool of ours: Dask answers so what it does not know.
             retired = await self._rpc.retire_workers(
                 workers=addresses, close_workers=False, remove=True
             )
@@ -200,7 +227,9 @@ class WorkerGroup:
         try:
             async with asyncio.timeout(timeout):
                 return await self._scheduler_id_now() == self._scheduler_id
-        except (OSError, TimeoutError):
+        except Exception as exc:
+            # Whatever it is, it is no sign of life.
+            logger.debug("No sign of life of the scheduler: %s", one_line(exc))
             return False
 
     async def _check_scheduler(self) -> None:

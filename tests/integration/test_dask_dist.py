@@ -18,7 +18,7 @@ from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import ConfigError, DistError
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.testing import DistContract
-from tests.integration.conftest import DistFactory
+from tests.integration.clusters import DistFactory
 from tests.integration.harness import COOKIE, agent_here, free_port, scheduler_here, until
 
 
