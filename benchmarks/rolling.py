@@ -2,7 +2,7 @@
 
 As a rolling update of Kubernetes does it: the replacement is started and has registered, then the
 old worker is told to go, then comes the next one. Three ways, in turn, each with a scheduler of
-its own and a client that wants all of the results (100 kB each, none of them twice in memory):
+its own and a client that wants all of the results (100 kB each, each in memory once):
 
 - *plain*: ``dask worker`` processes, and SIGTERM. What users have today.
 - *SIGTERM*: ``dask pool agent`` processes, and SIGTERM.
@@ -12,9 +12,9 @@ its own and a client that wants all of the results (100 kB each, none of them tw
 What counts: how often a task is executed again (each execution appends a line to a file), how many
 futures fail, how many bytes workers receive from one another (``Worker.transfer_incoming_log``),
 how long each old worker takes to go ("leave", median), and how long all of it takes (the starts of
-the replacements included, which are most of it). Besides: how long it
-takes to drain one of four idle workers, from the word to the end of its process (*SIGTERM*) or to
-its removal from the scheduler (*leaving*).
+the replacements included, which are most of it). Besides: how long it takes to drain one of four
+idle workers, from the word to the end of its process, or to its removal from the scheduler
+(*leaving*).
 
 Ends with exit code 1 if anything was executed again or failed with agents. Targets: none of that;
 less than 3 s for the idle worker.
