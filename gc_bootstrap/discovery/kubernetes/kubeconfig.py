@@ -11,7 +11,9 @@ import base64
 import binascii
 import json
 import os
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -174,11 +176,11 @@ async def run_plugin(plugin: Mapping[str, Any], context: Context) -> PluginAnswe
     try:
         out = await _run(plugin)
         return _answer(json.loads(out)["status"])
+    except TimeoutError as exc:  # an OSError, too
+        raise KubeconfigError(f"{where}: no answer within {EXEC_TIMEOUT:g} s") from exc
     except OSError as exc:
         hint = f" ({plugin['installHint']})" if plugin.get("installHint") else ""
         raise KubeconfigError(f"{where}: {os_reason(exc)}{hint}") from exc
-    except TimeoutError as exc:
-        raise KubeconfigError(f"{where}: no answer within {EXEC_TIMEOUT:g} s") from exc
     except KubeconfigError as exc:
         raise KubeconfigError(f"{where}: {exc}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
@@ -198,13 +200,15 @@ async def _run(plugin: Mapping[str, Any]) -> bytes:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **extra, "KUBERNETES_EXEC_INFO": json.dumps(info)},
+        start_new_session=True,  # so that what it starts can be ended with it
     )
     try:
         async with asyncio.timeout(EXEC_TIMEOUT):
             out, err = await process.communicate()
     finally:
         if process.returncode is None:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     if process.returncode:
         said = " ".join(err.decode(errors="replace").split())[-300:]

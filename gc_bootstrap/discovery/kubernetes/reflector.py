@@ -158,15 +158,8 @@ class Reflector:
             body = await self._server.page(self._resource, limit, token)
             if token is None:
                 self._follower.begin()  # with the first page, the namespace is known
-            metadata: dict[str, str] = {}
             try:
-                for key, value in read_list(body):
-                    if key == "items":
-                        self._follower.item(value)
-                        await asyncio.sleep(0)  # the loop gets its turn after each object
-                    elif key == "metadata":
-                        metadata = value
-                version, token = metadata["resourceVersion"], metadata.get("continue")
+                version, token = await self._read_page(body)
             except (AttributeError, KeyError, TypeError, ValueError) as exc:
                 what = f"list {self._resource.name}: the answer is no list"
                 raise ApiError(f"{what}: {one_line(exc)}", lasting=True) from exc
@@ -174,11 +167,24 @@ class Reflector:
                 break
         first = self._follower.store is None
         changed = self._follower.end(version)
-        if first and not len(self._follower.store or ()):
-            logger.info("There are no %s of the kind asked for, yet", self._resource.name)
+        if first:
+            self.error = None  # of lists that failed before; no watch has failed yet
+            if not len(self._follower.store or ()):
+                logger.info("There are no %s of the kind asked for, yet", self._resource.name)
         self.settled.set()
         if changed:
             self._on_change()
+
+    async def _read_page(self, body: bytes) -> tuple[str, str | None]:
+        """Take the objects of a page; the list's version, and the next page's token if any."""
+        metadata: dict[str, str] = {}
+        for key, value in read_list(body):
+            if key == "items":
+                self._follower.item(value)
+                await asyncio.sleep(0)  # the loop gets its turn after each object
+            elif key == "metadata":
+                metadata = value
+        return metadata["resourceVersion"], metadata.get("continue")
 
     async def _watch(self) -> None:
         version = self._follower.version
@@ -236,8 +242,11 @@ class Reflector:
         else:
             error, bug = DiscoveryError(one_line(exc)), exc
         if self.error is None or str(self.error) != str(error):
-            kept = "; the last answer serves, as incomplete" if self.store is not None else ""
-            logger.warning("Kubernetes API: %s%s", error, kept, exc_info=bug)
+            # Without a list, whoever asks is told, and says it.
+            known = self.store is not None
+            kept = "; the last answer serves, as incomplete" if known else ""
+            level = logging.WARNING if known or bug else logging.DEBUG
+            logger.log(level, "Kubernetes API: %s%s", error, kept, exc_info=bug)
         was, self.error = self.error, error
         # What is no ApiError is about credentials, or a bug: it does not mend itself.
         lasting = not isinstance(error, ApiError) or error.lasting

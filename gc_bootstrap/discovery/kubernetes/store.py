@@ -152,7 +152,9 @@ class Store:
         (self._partial.add if partial else self._partial.discard)(name)
         # Labels may have changed all the same.
         self._snapshot = None
-        return changed or complete == bool(self._partial) or families != self._families()
+        moved = set(families) ^ set(self._families())
+        changed |= any(self._indexes[family].labels for family in moved)
+        return changed or complete == bool(self._partial)
 
 
 class Follower:
