@@ -405,8 +405,11 @@ async def test_proxies_are_used_as_kubectl_does(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    own: dict[str, Any] = {}
-    for own, expected in ((own, proxy), ({"proxy-url": "http://own:2"}, "http://own:2")):
+    cases: list[tuple[dict[str, Any], str | None]] = [
+        ({}, proxy),
+        ({"proxy-url": "http://own:2"}, "http://own:2"),
+    ]
+    for own, expected in cases:
         path = str(kubes.kubeconfig(tmp_path, server, None, **own))
         access = Access(Options(service=SERVICE, kubeconfig=path))
         assert (await access.connection()).client.proxy == expected
