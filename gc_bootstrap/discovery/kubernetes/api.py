@@ -96,8 +96,8 @@ class Api:
             query["continue"] = token
         try:
             async with (
-                asyncio.timeout(LIST_TIMEOUT),
-                self._get("list", resource, query) as response,
+                asyncio.timeout(None) as deadline,
+                self._get("list", resource, query, deadline, LIST_TIMEOUT) as response,
             ):
                 return bytes(await response.read())
         except TimeoutError:
@@ -128,11 +128,13 @@ class Api:
             "timeoutSeconds": seconds,
         }
         try:
-            async with asyncio.timeout(WATCH_TIMEOUT) as deadline:
-                async with self._get("watch", resource, query) as response:
-                    deadline.reschedule(None)
-                    async with aclosing(_lines(response, resource)) as lines:
-                        yield lines
+            async with (
+                asyncio.timeout(None) as deadline,
+                self._get("watch", resource, query, deadline, WATCH_TIMEOUT) as response,
+            ):
+                deadline.reschedule(None)
+                async with aclosing(_lines(response, resource)) as lines:
+                    yield lines
         except TimeoutError:
             raise ApiError(f"watch {resource.name}: no answer within {WATCH_TIMEOUT:g} s") from None
         except (aiohttp.ClientError, OSError) as exc:
@@ -140,11 +142,21 @@ class Api:
 
     @asynccontextmanager
     async def _get(
-        self, verb: str, resource: Resource, query: Mapping[str, Any]
+        self,
+        verb: str,
+        resource: Resource,
+        query: Mapping[str, Any],
+        deadline: asyncio.Timeout,
+        seconds: float,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request; the credentials are read once more where they are refused."""
+        """Send a request; the credentials are read once more where they are refused.
+
+        The deadline is set for each try, and not for what an exec plugin takes before it.
+        """
         for refused in (False, True):
+            deadline.reschedule(None)
             connection = await self._access.connection(refused)
+            deadline.reschedule(asyncio.get_running_loop().time() + seconds)
             response = await self._send(connection, resource, query)
             try:
                 if response.status == 200:
