@@ -252,7 +252,7 @@ def failure(
         Where the credentials are from.
     """
     what = f"{verb} {resource.name} in namespace {namespace}"
-    said = _message(body)
+    said, seconds = _read_status(body)
     if status == 401:
         return _RefusedError(
             f"{what}: 401 Unauthorized: the API server does not accept the {source};"
@@ -272,7 +272,8 @@ def failure(
     if status == 404:
         return NotServedError(message, lasting=True)
     again = status == 429 or status >= 500
-    return ApiError(message, lasting=not again, retry_after=retry_after(headers.get("Retry-After")))
+    asked = retry_after(headers.get("Retry-After"))
+    return ApiError(message, lasting=not again, retry_after=seconds if asked is None else asked)
 
 
 def retry_after(header: str | None, now: datetime | None = None) -> float | None:
@@ -288,12 +289,18 @@ def retry_after(header: str | None, now: datetime | None = None) -> float | None
     return None
 
 
-def _message(body: bytes) -> str:
-    """The message of a ``Status``, or the beginning of whatever came instead; one line."""
-    text = body.decode(errors="replace")
+def _read_status(body: bytes) -> tuple[str, float | None]:
+    """The message of a ``Status``, in one line, and its ``retryAfterSeconds``.
+
+    Of whatever came instead, the beginning.
+    """
+    text, seconds = body.decode(errors="replace"), None
     with suppress(ValueError, KeyError, TypeError):
-        text = str(json.loads(body)["message"])
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+        status = json.loads(body)
+        text = str(status["message"])
+        seconds = (status.get("details") or {}).get("retryAfterSeconds")
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+    return line, float(seconds) if isinstance(seconds, int) and seconds > 0 else None
 
 
 def _broken(exc: Exception) -> str:

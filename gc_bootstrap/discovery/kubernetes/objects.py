@@ -93,7 +93,8 @@ def _slice_endpoints(obj: Json) -> Iterator[Found]:
             continue
         pod = _pod_of(endpoint)
         yield Found(
-            # "The first address is to be used": all of them are the same endpoint.
+            # "These are all assumed to be fungible and clients may choose to only use the first
+            # element" (the API reference, Endpoint.addresses).
             ip=endpoint["addresses"][0],
             leaving=leaving,
             pod=pod.get("uid") or "",
