@@ -190,11 +190,12 @@ async def test_a_watch_that_never_begins_is_noticed(
 
 
 async def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "FIRST_LIST", 0.3)
     config = str(kubeconfig(tmp_path, "http://127.0.0.1:1"))
     found = KubernetesDiscovery(SERVICE, kubeconfig=config)
     await found.start()
     try:
+        await eventually(lambda: found._reflector.error)
+        monkeypatch.setattr(discovery, "FIRST_LIST", 0.1)
         with pytest.raises(
             DiscoveryError, match=r"127.0.0.1:1 is not reachable: Connection refused"
         ):
