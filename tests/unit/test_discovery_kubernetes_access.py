@@ -15,7 +15,7 @@ from gc_bootstrap.discovery.kubernetes import (
     KubernetesDiscovery,
     credentials,
 )
-from gc_bootstrap.discovery.kubernetes.api import ApiError, failure, retry_after
+from gc_bootstrap.discovery.kubernetes.api import ApiError, GoneError, failure, retry_after
 from gc_bootstrap.discovery.kubernetes.credentials import Access
 from gc_bootstrap.discovery.kubernetes.options import Options
 from gc_bootstrap.discovery.kubernetes.resources import RESOURCES
@@ -246,3 +246,17 @@ def test_a_status_may_say_when_to_come_back() -> None:
     assert error({"Retry-After": "9"}).retry_after == 9.0
     body["details"] = None  # type: ignore[assignment]
     assert error({}).retry_after is None
+
+
+def test_a_recorded_410_is_no_lasting_error() -> None:
+    error = failure(
+        410,
+        {},
+        json.dumps(fixture("error-410-list.json")).encode(),
+        verb="list",
+        resource=RESOURCES["endpointslices"],
+        namespace="pools",
+        source="kubeconfig k",
+    )
+    assert isinstance(error, GoneError)
+    assert "The resourceVersion for the provided list is too old." in str(error)
