@@ -29,6 +29,9 @@ SILENCE = 90.0
 """Seconds after which a silent watch is not trusted. Bookmarks come about once a minute
 (https://kubernetes.io/docs/reference/using-api/api-concepts/#watch-bookmarks, and the API server's
 defaultBookmarkFrequency)."""
+CHUNK = 2**16
+"""Bytes of a watch to take at a time. All that has arrived may be megabytes, and copying those
+keeps the event loop for longer than one may."""
 LONGEST_LINE = 64 * 2**20
 """Bytes. An object in etcd has at most 1.5 MiB."""
 
@@ -211,7 +214,7 @@ async def _lines(response: aiohttp.ClientResponse, resource: Resource) -> AsyncG
     while True:
         try:
             async with asyncio.timeout(SILENCE):
-                chunk = await response.content.readany()
+                chunk = await response.content.read(CHUNK)
         except TimeoutError:
             raise SilentError(f"watch {resource.name}: silent for {SILENCE:g} s") from None
         if not chunk:
