@@ -57,4 +57,4 @@ def test_an_exception_in_one_line(exc: Exception, line: str) -> None:
 
 def test_the_reason_of_a_tls_error_is_not_that_of_the_errno_with_the_same_number() -> None:
     wrong = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
-    assert os_reason(wrong) == "[SSL: WRONG_VERSION_NUMBER] wrong version number"
+    assert errors.os_reason(wrong) == "[SSL: WRONG_VERSION_NUMBER] wrong version number"
