@@ -35,7 +35,7 @@ QUICK = {
     "DASK_GC_BOOTSTRAP__RECONNECT__INITIAL": "200ms",
     "DASK_GC_BOOTSTRAP__RECONNECT__MAX": "500ms",
 }
-STABLE = 5
+STABLE = 4
 """Refreshes in which nothing may change any more."""
 
 
@@ -155,12 +155,11 @@ async def test_a_short_hang_or_cut_changes_nothing(processes: Processes) -> None
         first = await _scheduler(processes, agents, proxy)
         workers = await first.formed(agents)
         second = await _scheduler(processes, agents)
-        for _ in range(2):
-            first.group.signal(signal.SIGSTOP)
-            async with proxy.cut():
-                await asyncio.sleep(1)
-                first.group.signal(signal.SIGCONT)
-                await asyncio.sleep(1)
+        first.group.signal(signal.SIGSTOP)
+        async with proxy.cut():
+            await asyncio.sleep(1)
+            first.group.signal(signal.SIGCONT)
+            await asyncio.sleep(1)
         await _stays_with(first, second, agents)
         assert await first.workers() == workers
 
@@ -175,7 +174,7 @@ async def test_two_schedulers_that_compete_share_nothing(processes: Processes) -
         mine, theirs = await one.workers(), await other.workers()
         return len(mine) + len(theirs) == len(agents)
 
-    for peer in list(agents):
+    for peer in list(agents)[:2]:
         await until(all_taken, "each agent is somebody's")
         agents[peer].signal(signal.SIGKILL)
         await agents[peer].stop()
