@@ -24,7 +24,8 @@ from gc_bootstrap.peer import Snapshot
 def command(discovery: str, timeout: float, as_json: bool) -> None:
     """Ask DISCOVERY once and print its answer; exit with 1 if it cannot know.
 
-    DISCOVERY is a short form: local, static:10.0.0.5,10.0.0.6, package.module:Class?option=value.
+    DISCOVERY is a short form: local, static:10.0.0.5,10.0.0.6, kubernetes:NAMESPACE/SERVICE,
+    package.module:Class?option=value.
     """
     with errors_as_lines():
         found = as_discovery(backends.load("discovery", discovery, "DISCOVERY"))

@@ -86,7 +86,7 @@ async def test_its_python_attaches_from_a_client(tmp_path: Path) -> None:
 
 
 def test_its_configuration_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = _blocks("yaml")
+    (block,) = [block for block in _blocks("yaml") if block.startswith("gc-bootstrap:")]
     (snippet,) = [block for block in _blocks("python") if "from_database" in block]
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "__init__.py").touch()
@@ -100,6 +100,35 @@ def test_its_configuration_is_accepted(tmp_path: Path, monkeypatch: pytest.Monke
     assert made[1].__name__ == "from_database"
     found = backends.load("discovery", "my_package.peers:FromDatabase?table=workers", "x")
     assert isinstance(found, Discovery)
+
+
+def test_its_kubernetes_manifests_are_what_the_discovery_needs() -> None:
+    from gc_bootstrap.discovery.kubernetes.options import DEFAULT_PORT_NAME
+    from gc_bootstrap.discovery.kubernetes.resources import RESOURCES
+    from gc_bootstrap.peer import DEFAULT_PORT
+
+    (block,) = [block for block in _blocks("yaml") if "kind: Role\n" in block]
+    objects = {obj["kind"]: obj for obj in yaml.safe_load_all(block)}
+    assert objects.keys() == {"Service", "ServiceAccount", "Role", "RoleBinding"}
+    (rule,) = objects["Role"]["rules"]
+    assert rule == yaml.safe_load(RESOURCES["endpointslices"].rule)
+    assert objects["Service"]["spec"]["ports"] == [
+        {"name": DEFAULT_PORT_NAME, "port": DEFAULT_PORT, "targetPort": DEFAULT_PORT}
+    ]
+    for resource in RESOURCES.values():
+        assert (f"resources: [{resource.name}]") in README
+    names = {obj["metadata"]["name"] for kind, obj in objects.items() if kind != "Service"}
+    assert names == {objects["RoleBinding"]["roleRef"]["name"]} == {"dask-scheduler"}
+    assert objects["RoleBinding"]["subjects"][0]["name"] == "dask-scheduler"
+    forms = re.findall(r"kubernetes:[^`\s]+", README)
+    assert len(forms) >= 4
+    for form in forms:
+        written = form.replace("NAMESPACE", "pools").replace("SERVICE", "dask-agents")
+        found = backends.load("discovery", written, "x")
+        assert isinstance(found, Discovery)
+    mapping = {"kubernetes": {"service": "dask-agents"}}
+    assert f"discovery: {str(mapping).replace(chr(39), '')}" in README
+    assert isinstance(backends.load("discovery", mapping, "x"), Discovery)
 
 
 def test_its_newcomer_commands_are_one_line_each() -> None:
