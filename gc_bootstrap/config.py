@@ -92,7 +92,7 @@ class PoolOptions:
     versions: Literal["refuse", "warn", "ignore"] = "refuse"
 
 
-class _BadValueError(ValueError):
+class BadValueError(ValueError):
     """A value is not what was expected; the message follows the key and the value."""
 
 
@@ -102,7 +102,7 @@ def _duration(value: Any) -> float:
         with suppress(ValueError, KeyError, TypeError, OverflowError, IndexError):
             seconds = float(parse_timedelta(value))
     if not 0 < seconds < math.inf:
-        raise _BadValueError("is not a duration such as 5s")
+        raise BadValueError("is not a duration such as 5s")
     return seconds
 
 
@@ -113,7 +113,7 @@ def _duration_or_zero(value: Any) -> float:
 def _whole(minimum: int) -> Check:
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise _BadValueError(f"is not a whole number of at least {minimum}")
+            raise BadValueError(f"is not a whole number of at least {minimum}")
         return value
 
     return check
@@ -125,7 +125,7 @@ def _number(minimum: float, maximum: float = math.inf) -> Check:
     def check(value: Any) -> float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
         if not good or not minimum <= value <= min(maximum, 1e300):
-            raise _BadValueError(f"is not a number {span}")
+            raise BadValueError(f"is not a number {span}")
         return float(value)
 
     return check
@@ -134,7 +134,7 @@ def _number(minimum: float, maximum: float = math.inf) -> Check:
 def _one_of(*choices: str) -> Check:
     def check(value: Any) -> str:
         if value not in choices or not isinstance(value, str):
-            raise _BadValueError(f"is not one of {', '.join(choices)}")
+            raise BadValueError(f"is not one of {', '.join(choices)}")
         return value
 
     return check
@@ -142,7 +142,7 @@ def _one_of(*choices: str) -> Check:
 
 def _path(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _BadValueError("is not the path of a file")
+        raise BadValueError("is not the path of a file")
     return value
 
 
@@ -152,16 +152,16 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+]*://)?(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):
 def _address(value: Any) -> str:
     match = _ADDRESS.match(value) if isinstance(value, str) else None
     if match is None or not 0 < int(match[3]) < 65536:
-        raise _BadValueError("is not an address such as tcp://10.0.0.1:8786")
+        raise BadValueError("is not an address such as tcp://10.0.0.1:8786")
     return str(value)
 
 
 def _backend(value: Any) -> Any:
     if isinstance(value, Mapping) and len(value) != 1:
         how_many = "more than one" if value else "none"
-        raise _BadValueError(f"names {how_many}; expected {{name: {{option: value}}}}")
+        raise BadValueError(f"names {how_many}; expected {{name: {{option: value}}}}")
     if isinstance(value, bool | int | float | list) or value == "":
-        raise _BadValueError(
+        raise BadValueError(
             'is neither a text such as "static:10.0.0.5" nor {name: {option: value}}'
         )
     return value
@@ -170,6 +170,9 @@ def _backend(value: Any) -> Any:
 def _optional(check: Check) -> Check:
     return lambda value: None if value is None else check(value)
 
+
+# Backends check their options the same way, and say it in the same words.
+duration, one_of = _duration, _one_of
 
 _SCHEMA: Schema = {
     "discovery": _optional(_backend),
@@ -241,7 +244,7 @@ def _read(
         else:
             try:
                 read[key] = check(value)
-            except _BadValueError as exc:
+            except BadValueError as exc:
                 problems.append(f"{prefix}.{key}: {value!r} {exc}")
     return read
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gc_bootstrap import backends
@@ -24,8 +25,8 @@ from gc_bootstrap.peer import Snapshot
 def command(discovery: str, timeout: float, as_json: bool) -> None:
     """Ask DISCOVERY once and print its answer; exit with 1 if it cannot know.
 
-    DISCOVERY is a short form: local, static:10.0.0.5,10.0.0.6, kubernetes:NAMESPACE/SERVICE,
-    package.module:Class?option=value.
+    DISCOVERY is a short form: local, static:10.0.0.5,10.0.0.6, dns:NAME?record-type=srv,
+    kubernetes:NAMESPACE/SERVICE, package.module:Class?option=value.
     """
     with errors_as_lines():
         found = as_discovery(backends.load("discovery", discovery, "DISCOVERY"))
@@ -44,7 +45,8 @@ def command(discovery: str, timeout: float, as_json: bool) -> None:
     table = Table("peer", "leaving", "labels", box=None)
     for row in peers:
         labels = " ".join(f"{name}={value}" for name, value in row["labels"].items())
-        table.add_row(row["address"], "yes" if row["leaving"] else "", labels)
+        # Escaped: rich would take [fd00::5] for a style.
+        table.add_row(escape(row["address"]), "yes" if row["leaving"] else "", escape(labels))
     if peers:
         Console().print(table)
     complete = "" if snapshot.complete else "; the answer is not complete"

@@ -147,12 +147,16 @@ class Processes:
         return group
 
     async def agents(
-        self, count: int, *arguments: str, environ: Mapping[str, str] | None = None
+        self,
+        peers: int | Iterable[Peer],
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
     ) -> dict[Peer, ProcessGroup]:
-        """Start agents on free ports, and wait until they are warm."""
+        """Start agents on these addresses, or so many on free ports; wait until they are warm."""
         found: dict[Peer, ProcessGroup] = {}
-        for _ in range(count):
-            peer = Peer("127.0.0.1", free_port())
+        if isinstance(peers, int):
+            peers = [Peer("127.0.0.1", free_port()) for _ in range(peers)]
+        for peer in peers:
             given = ["--listen", str(peer), "--nthreads", "1", "--host", "127.0.0.1"]
             found[peer] = await self.start("pool", "agent", *given, *arguments, environ=environ)
         for peer, group in found.items():
