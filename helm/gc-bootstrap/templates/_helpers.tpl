@@ -43,17 +43,17 @@ no cheap way to try cookies. */}}
 {{- define "gcb.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ $root.Chart.Name }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- if gt (len .) 2 }}
-gc-bootstrap/pool: {{ index . 2 }}
+gc-bootstrap/pool: {{ index . 2 | quote }}
 {{- end }}
 {{- end -}}
 
 {{/* Of pods. No versions: a new chart alone must not restart a scheduler, which loses all results. */}}
 {{- define "gcb.podLabels" -}}
 {{ include "gcb.selector" . }}
-app.kubernetes.io/part-of: {{ include "gcb.cluster" (index . 0) }}
+app.kubernetes.io/part-of: {{ include "gcb.cluster" (index . 0) | quote }}
 {{- end -}}
 
 {{- define "gcb.labels" -}}

@@ -10,7 +10,7 @@ serviceAccount; token (whether it talks to the API); grace (seconds).
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .serviceAccount }}
-serviceAccountName: {{ . }}
+serviceAccountName: {{ . | quote }}
 {{- end }}
 automountServiceAccountToken: {{ .token }}
 # Kubernetes' variables for each Service (DASK_..._SERVICE_HOST) would read as Dask configuration.
@@ -31,7 +31,7 @@ topologySpreadConstraints:
 {{- end }}
 {{- range $key := list "priorityClassName" "runtimeClassName" }}
 {{- with get $values $key }}
-{{ $key }}: {{ . }}
+{{ $key }}: {{ . | quote }}
 {{- end }}
 {{- end }}
 containers:
@@ -61,10 +61,10 @@ volumes:
   {{- if .cookie }}
   - name: cookie
     secret:
-      secretName: {{ include "gcb.cookieSecret" $root }}
+      secretName: {{ include "gcb.cookieSecret" $root | quote }}
       defaultMode: 0440
       items:
-        - {key: {{ $root.Values.cookie.key }}, path: cookie}
+        - {key: {{ $root.Values.cookie.key | quote }}, path: cookie}
   {{- end }}
   {{- with .config }}
   - name: config
@@ -74,7 +74,7 @@ volumes:
   {{- with $root.Values.tls.existingSecret }}
   - name: tls
     secret:
-      secretName: {{ . }}
+      secretName: {{ . | quote }}
       defaultMode: 0440
   {{- end }}
   {{- with $values.volumes }}
