@@ -58,13 +58,13 @@ def values_yaml(schema: Schema, root: Schema, indent: str = "") -> Iterator[str]
         if not indent:
             yield ""
         width = 100 - len(indent)
-        for line in textwrap.wrap(below["description"], width - 2):
+        for line in textwrap.wrap(str(below["description"]), width - 2):
             yield f"{indent}# {line}"
         if is_section(below):
             yield f"{indent}{key}:"
             yield from values_yaml(below, root, indent + "  ")
         else:
-            text = yaml.safe_dump({key: below["default"]}, sort_keys=False, width=width)
+            text = str(yaml.safe_dump({key: below["default"]}, sort_keys=False, width=width))
             yield from textwrap.indent(text.rstrip("\n"), indent).split("\n")
 
 
@@ -75,8 +75,9 @@ def type_of(schema: Schema) -> str:
     if "x-kubernetes" in schema:
         listed = schema["type"] == "array"
         return f"{'list of ' if listed else ''}{schema['x-kubernetes']}"
-    names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    return " or ".join({"array": "list", "object": "map"}.get(name, name) for name in names)
+    names: list[str] = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    common = {"array": "list", "object": "map"}
+    return " or ".join(common.get(name, name) for name in names)
 
 
 def table(schema: Schema, root: Schema, prefix: str = "") -> Iterator[str]:

@@ -208,7 +208,9 @@ def pod_specs(objects: list[Object]) -> dict[str, Object]:
 
 def golden(name: str) -> str:
     """What a golden manifest should be: as rendered, but for the cookie, which is random."""
-    return re.sub(r'(?m)^  "cookie": "[A-Za-z0-9+/=]{88}"$', '  "cookie": RANDOM', render_text(SETS[name]))
+    return re.sub(
+        r'(?m)^  "cookie": "[A-Za-z0-9+/=]{88}"$', '  "cookie": RANDOM', render_text(SETS[name])
+    )
 
 
 GOLDENS = ["defaults", "everything", "scheduler-of-shared-pools"]

@@ -1,7 +1,7 @@
 """Runs pods of manifests as processes: their arguments, environment and files as they stand.
 
-There is neither a cluster nor a container here. What a kubelet, DNS and the network would do is done
-by :class:`Machine`; all that has to be put differently for it is in :meth:`Pod.here`.
+There is neither a cluster nor a container here. What a kubelet, DNS and the network would do is
+done by :class:`Machine`; all that has to be put differently for it is in :meth:`Pod.here`.
 """
 
 from __future__ import annotations

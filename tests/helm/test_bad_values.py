@@ -76,13 +76,17 @@ BY_FAIL: list[tuple[Values, str]] = [
     ),
     (
         pools(drainTimeout="2m", terminationGracePeriodSeconds=60),
-        "pools.default: terminationGracePeriodSeconds is 60, but drainTimeout is 2m:"
-        " Kubernetes would kill agents before their data is safe",
+        (
+            "pools.default: terminationGracePeriodSeconds is 60, but drainTimeout is 2m:"
+            " Kubernetes would kill agents before their data is safe"
+        ),
     ),
     (
         {"pools": {"GPU": {}}},
-        "pools.GPU: the name is not a DNS label: expected lower-case letters, digits and '-'"
-        " between them",
+        (
+            "pools.GPU: the name is not a DNS label: expected lower-case letters, digits and '-'"
+            " between them"
+        ),
     ),
     ({"pools": {"a_b": {"enabled": False}}}, "pools.a_b: the name is not a DNS label"),
     ({"pools": {"-a": {}}}, "pools.-a: the name is not a DNS label"),
@@ -92,13 +96,17 @@ BY_FAIL: list[tuple[Values, str]] = [
     ),
     (
         {"pools": {LONG: {}}},
-        f"pools.{LONG}: the name dask-gc-bootstrap-{LONG} has 58 characters, and at most 52 fit"
-        " into Kubernetes' labels; set a shorter fullnameOverride",
+        (
+            f"pools.{LONG}: the name dask-gc-bootstrap-{LONG} has 58 characters, and at most 52 fit"
+            " into Kubernetes' labels; set a shorter fullnameOverride"
+        ),
     ),
     (
         pools(discovery={"service": "other"}),
-        "pools.default: discovery.service names a Service of another release, and enabled deploys"
-        " agents here; set enabled: false, or two pools",
+        (
+            "pools.default: discovery.service names a Service of another release, and enabled"
+            " deploys agents here; set enabled: false, or two pools"
+        ),
     ),
     (
         pools(enabled=False, discovery={"namespace": "other"}),
@@ -114,18 +122,24 @@ BY_FAIL: list[tuple[Values, str]] = [
     ),
     (
         {"discoveryOptions": {"address": "hostname"}},
-        "discoveryOptions.address: hostname needs kind: StatefulSet,"
-        " and pools.default is a Deployment",
+        (
+            "discoveryOptions.address: hostname needs kind: StatefulSet,"
+            " and pools.default is a Deployment"
+        ),
     ),
     (
         {"discoveryOptions": {"cache": True}},
-        "discoveryOptions.cache: is not an option of discovery: kubernetes;"
-        " there are: address, ip-family",
+        (
+            "discoveryOptions.cache: is not an option of discovery: kubernetes;"
+            " there are: address, ip-family"
+        ),
     ),
     (
         {"discovery": "dns", "discoveryOptions": {"address": "ip"}},
-        "discoveryOptions.address: is not an option of discovery: dns; there are: ipv6,"
-        " host-type, lookup-timeout, nameservers, cache",
+        (
+            "discoveryOptions.address: is not an option of discovery: dns; there are: ipv6,"
+            " host-type, lookup-timeout, nameservers, cache"
+        ),
     ),
 ]
 

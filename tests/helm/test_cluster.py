@@ -22,15 +22,20 @@ pytestmark = pytest.mark.timeout(150)
 
 RELEASE = "dask-gc-bootstrap"
 SCHEDULER = f"{RELEASE}-scheduler-0"
-TWO_POOLS: Values = {"pools": {"default": {"replicas": 2}, "big": {"kind": "StatefulSet", "replicas": 1}}}
+TWO_POOLS: Values = {
+    "pools": {"default": {"replicas": 2}, "big": {"kind": "StatefulSet", "replicas": 1}}
+}
 
 
 def publish(api: KubeApi, machine: Machine) -> None:
     """Do as the endpoints controller does once pods are ready."""
     for service, found in machine.endpoints().items():
         endpoints = [endpoint(pod.host, pod.name) for pod, _ in found]
-        ports = {"agent": port for _, port in found}
-        api.apply("endpointslices", endpoint_slice(f"{service}-1", endpoints, ports, service=service))
+        (port,) = {port for _, port in found}
+        api.apply(
+            "endpointslices",
+            endpoint_slice(f"{service}-1", endpoints, {"agent": port}, service=service),
+        )
 
 
 async def test_a_release_forms_its_pools_and_passes_helm_test(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 from tests.helm.chart import SETS, Object, Values, render
 
 Labels = dict[str, str]
-PART = "app.kubernetes.io/part-of"
 COMPONENT = "app.kubernetes.io/component"
 
 
@@ -18,7 +17,7 @@ def _matches(selector: Object, labels: Labels) -> bool:
         assert expression["operator"] == "In"
         if labels.get(expression["key"]) not in expression["values"]:
             return False
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    return bool(selector.get("matchLabels", {}).items() <= labels.items())
 
 
 def _is_peer(peer: Object, labels: Labels, namespace: str, own: str) -> bool:
@@ -31,8 +30,9 @@ def _is_peer(peer: Object, labels: Labels, namespace: str, own: str) -> bool:
 
 
 def _names(port: Object, number: int) -> bool:
-    first = port["port"]
-    return port.get("protocol") == "TCP" and first <= number <= int(port.get("endPort", first))
+    first = int(port["port"])
+    last = int(port["endPort"]) if "endPort" in port else first
+    return port.get("protocol") == "TCP" and first <= number <= last
 
 
 def reaches(

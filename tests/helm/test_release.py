@@ -98,7 +98,8 @@ async def test_a_chart_of_another_version_alone_restarts_nothing(tmp_path: Path)
 
     def templates(api: ApiServer) -> list[Any]:
         return [
-            o["spec"]["template"] for (_, plural, _), o in api.objects.items()
+            o["spec"]["template"]
+            for (_, plural, _), o in api.objects.items()
             if plural in ("deployments", "statefulsets")
         ]
 
