@@ -38,7 +38,6 @@ class Pod:
     host: str
     folder: Path
     services: Mapping[str, str] = field(default_factory=dict)
-    nameservers: str = ""
 
     @property
     def container(self) -> Object:
@@ -50,13 +49,10 @@ class Pod:
         """A text of the manifest, for this machine.
 
         Every pod shares this machine's addresses and files: "all addresses" becomes the pod's own,
-        absolute paths go below the pod's folder. Names of Services become addresses, and DNS is
-        asked where the test has its server.
+        absolute paths go below the pod's folder. Names of Services become addresses.
         """
         text = re.sub(r"^(0\.0\.0\.0)?:(\d+)$", rf"{self.host}:\2", text)
         text = re.sub(r"^(?=/(etc/gc-bootstrap|work)\b)", str(self.folder), text)
-        if self.nameservers and text.startswith("dns:"):
-            text += f"{'&' if '?' in text else '?'}nameservers={self.nameservers}"
         for service, host in self.services.items():
             text = text.replace(f"//{service}:", f"//{host}:")
         return text
@@ -119,16 +115,13 @@ class Pod:
 class Machine:
     """All pods of some manifests on this machine, each on a loopback address of its own."""
 
-    def __init__(
-        self, objects: list[Object], logs: Path, *, nameservers: str = "", **environ: str
-    ) -> None:
+    def __init__(self, objects: list[Object], logs: Path, **environ: str) -> None:
         self.objects = objects
         self._logs = logs
         # Not the test's own folder: a pod's TMPDIR is short, and sockets have to fit (108 bytes).
         self._temporary = TemporaryDirectory(prefix="pods")
         self.pods: list[Pod] = []
         self._environ = environ
-        self._nameservers = nameservers
         # Other tests may run at the same time, with the same ports.
         self._net = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
         self._groups: dict[str, ProcessGroup] = {}
@@ -146,7 +139,7 @@ class Machine:
         host = f"{self._net}.{len(self.pods) + 1}"
         labels = template["metadata"]["labels"]
         folder = Path(self._temporary.name, str(len(self.pods)))
-        pod = Pod(name, labels, template["spec"], host, folder, nameservers=self._nameservers)
+        pod = Pod(name, labels, template["spec"], host, folder)
         self.pods.append(pod)
 
     def services(self) -> dict[str, list[Pod]]:

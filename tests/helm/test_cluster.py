@@ -6,7 +6,6 @@ import asyncio
 import base64
 import signal
 from pathlib import Path
-from unittest.mock import patch
 
 import dask.config
 import pytest
@@ -121,5 +120,4 @@ async def test_the_config_of_a_pool_is_where_dask_looks(tmp_path: Path) -> None:
     async with Machine(objects, tmp_path) as machine:
         pod = machine.pod(f"{RELEASE}-default-0")
         pod.mount(objects)
-        with patch.object(dask.config, "paths", [pod.environ["DASK_CONFIG"]]):
-            assert dask.config.collect(env={}) == config
+        assert dask.config.collect(paths=[pod.environ["DASK_CONFIG"]], env={}) == config

@@ -6,10 +6,10 @@ import asyncio
 import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
-import distributed
-import pytest
+from packaging.requirements import Requirement
 
 import gc_bootstrap
 from tests.helm.chart import ROOT, chart
@@ -37,9 +37,11 @@ def test_every_stage_is_from_the_pinned_slim_base() -> None:
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-[a-z]+", _argument("BASE"))
 
 
-def test_versions_are_those_of_the_project_and_of_what_it_is_tested_with() -> None:
+def test_versions_are_those_of_the_project() -> None:
     assert _argument("VERSION") == gc_bootstrap.__version__
-    assert _argument("DASK_VERSION") == distributed.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = {(r := Requirement(text)).name: r for text in project["dependencies"]}
+    assert _argument("DASK_VERSION") in requirements["distributed"].specifier
 
 
 def test_the_user_is_the_charts() -> None:
@@ -64,9 +66,3 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     }
     assert copied == kept
     assert all((ROOT / source).exists() for source in copied)
-
-
-@pytest.mark.parametrize("what", ["pyproject.toml", "README.md", "LICENSE"])
-def test_what_the_build_of_the_wheel_reads_is_copied(what: str) -> None:
-    assert what in (ROOT / "pyproject.toml").read_text() or what == "pyproject.toml"
-    assert f" {what} " in DOCKERFILE.replace("COPY ", " ")
