@@ -158,7 +158,4 @@ def test_a_null_removes_a_default_limit() -> None:
         for o in render(pools(resources={"limits": {"cpu": None}}))
         if o["kind"] == "Deployment" and o["metadata"]["name"].endswith("-default")
     ]
-    assert agent["resources"] == {
-        "limits": {"memory": "2Gi"},
-        "requests": {"cpu": "500m", "memory": "2Gi"},
-    }
+    assert agent["resources"] == {"limits": {"memory": "2Gi"}}

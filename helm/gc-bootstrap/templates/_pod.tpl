@@ -131,7 +131,7 @@ volumes:
 {{- define "gcb.resources" -}}
 {{- $kept := dict -}}
 {{- range $kind := list "requests" "limits" -}}
-  {{- range $name, $amount := get $ $kind -}}
+  {{- range $name, $amount := get $ $kind | default dict -}}
     {{- if not (kindIs "invalid" $amount) -}}
       {{- $_ := set $kept $kind (merge (get $kept $kind | default dict) (dict $name (toString $amount))) -}}
     {{- end -}}
