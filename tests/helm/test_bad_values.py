@@ -152,6 +152,12 @@ def test_contradictions_end_in_one_clear_sentence(values: Values, sentence: str)
     assert message.count(sentence) >= 1, message
 
 
+def test_a_release_name_that_is_too_long_is_refused_and_not_cut() -> None:
+    with pytest.raises(helm_python.HelmRenderError, match="at most 52 fit into Kubernetes' labels"):
+        render({}, name="r" * 53)
+    assert render({"fullnameOverride": "short"}, name="r" * 53)
+
+
 def test_a_null_removes_a_default_limit() -> None:
     (agent,) = [
         o["spec"]["template"]["spec"]["containers"][0]

@@ -260,6 +260,36 @@ def test_probes_are_on_the_agents_own_endpoints() -> None:
         }
 
 
+def test_with_ipv6_agents_listen_on_it() -> None:
+    for name, listen in (("ipv6", "[::]:8791"), ("dns", "[::]:8791"), ("defaults", "0.0.0.0:8791")):
+        (container,) = pod_specs(render(SETS[name]))["dask-gc-bootstrap-default"]["containers"]
+        assert container["args"][3:5] == ["--listen", listen]
+
+
+def test_monitors_name_ports_that_there_are() -> None:
+    objects = render(SETS["monitored"])
+    (service_monitor,) = of_kind(objects, "ServiceMonitor").values()
+    selector = service_monitor["spec"]["selector"]["matchLabels"]
+    (service,) = [
+        o
+        for o in of_kind(objects, "Service").values()
+        if selector.items() <= o["metadata"]["labels"].items()
+    ]
+    ports = {port["name"] for port in service["spec"]["ports"]}
+    assert {e["port"] for e in service_monitor["spec"]["endpoints"]} <= ports
+    (pod_monitor,) = of_kind(objects, "PodMonitor").values()
+    assert pod_monitor["metadata"]["labels"]["release"] == "prometheus"
+    (container,) = pod_specs(objects)["dask-gc-bootstrap-default"]["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    assert {e["port"] for e in pod_monitor["spec"]["podMetricsEndpoints"]} == ports
+
+
+def test_a_scheduler_may_have_no_pools() -> None:
+    objects = render({"pools": {"default": None}})
+    assert _scheduler_config(objects) == {"gc-bootstrap": {"pools": {}}}
+    assert not of_kind(objects, "Role")
+
+
 def test_one_schedulers_pod_ends_before_the_next_begins() -> None:
     spec = of_kind(render({}), "Deployment")["dask-gc-bootstrap-scheduler"]["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})

@@ -100,13 +100,14 @@ def test_clients_reach_the_scheduler_where_they_are_allowed_to() -> None:
     objects = render({})
     scheduler = _pods(objects)["scheduler"]
     (test,) = [o["metadata"]["labels"] for o in objects if o["kind"] == "Pod"]
+    assert reaches(objects, test, scheduler, SCHEDULER)
     for port in (SCHEDULER, DASHBOARD):
         assert reaches(objects, CLIENT, scheduler, port)
-        assert reaches(objects, test, scheduler, port)
         assert not reaches(objects, CLIENT, scheduler, port, namespace="other")
         assert not reaches(objects, STRANGER, scheduler, port)
     closed = render({"networkPolicy": {"clients": []}})
     assert not reaches(closed, CLIENT, scheduler, SCHEDULER)
+    assert reaches(closed, test, scheduler, SCHEDULER)  # `helm test` works with any clients
 
 
 def test_prometheus_reaches_metrics_where_a_monitor_is_on() -> None:
