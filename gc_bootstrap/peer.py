@@ -192,18 +192,24 @@ class Outcome:
         One line for people. Empty when done, unless something was lost by it.
     same_as
         The member that this peer is another name of. It is not asked again while that one stays.
+    expected
+        Whether a refusal is part of the peer's normal life, and nothing that an operator has to
+        see: it starts or ends at this moment.
     """
 
     kind: Literal["done", "refused", "ignored"]
     reason: str = ""
     same_as: Peer | None = None
+    expected: bool = False
 
     DONE: ClassVar[Outcome]
 
     @classmethod
-    def refused(cls, reason: str, same_as: Peer | None = None) -> Outcome:
+    def refused(
+        cls, reason: str, same_as: Peer | None = None, *, expected: bool = False
+    ) -> Outcome:
         """Not now; the pool tries again later."""
-        return cls("refused", reason, same_as)
+        return cls("refused", reason, same_as, expected)
 
     @classmethod
     def ignored(cls, reason: str) -> Outcome:

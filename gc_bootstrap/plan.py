@@ -90,7 +90,10 @@ class Plan:
     disconnect
         Members to let go.
     cancel
-        Members that are being let go and are wanted again.
+        Members that are being let go and are wanted again, or of which too many would go.
+    awaited
+        Peers that are being connected and should be no members, and those whose drop is cancelled:
+        what becomes of them is the reason for the next plan.
     held
         Peers and members that are left alone for now.
     warning
@@ -100,6 +103,7 @@ class Plan:
     connect: tuple[Peer, ...] = ()
     disconnect: tuple[Peer, ...] = ()
     cancel: tuple[Peer, ...] = ()
+    awaited: tuple[Peer, ...] = ()
     held: Mapping[Peer, Hold] = field(default_factory=_nothing)
     warning: str = ""
 
@@ -277,7 +281,17 @@ def plan(
         elif peer not in busy:
             disconnect.append(peer)
     back = disconnecting & (snapshot.peers - snapshot.leaving)
-    return Plan((*fresh, *retries), tuple(disconnect), tuple(back), held, warning)
+    if warning:
+        back |= disconnecting - snapshot.peers
+    awaited = back | (snapshot.leaving & busy - disconnecting)
+    return Plan(
+        connect=(*fresh, *retries),
+        disconnect=tuple(disconnect),
+        cancel=tuple(back),
+        awaited=tuple(awaited),
+        held=held,
+        warning=warning,
+    )
 
 
 def _absent(

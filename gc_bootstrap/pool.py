@@ -76,7 +76,9 @@ class Pool:
         self.dist = dist
         self.paused = False
         self._clock = clock
-        self._enactor = Enactor(dist, name, self.options, self._on_failure, clock, random)
+        self._enactor = Enactor(
+            dist, name, self.options, self._on_failure, self.hint, clock, random
+        )
         self._snapshot: Snapshot | None = None
         self._plan = Plan()
         self._errors: dict[str, str] = {}
@@ -205,7 +207,7 @@ class Pool:
             self._refreshes += 1
             await asyncio.sleep(0)
             if not (self.paused or self._closed):
-                self._enactor.enact(plan)
+                await self._enactor.enact(plan)
             return plan
 
     async def run_once(self) -> Plan:

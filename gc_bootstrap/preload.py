@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 
 @click.command(name="gc_bootstrap.preload")
 @click.option(
-    "--discovery", metavar="SPEC", help="Whose agents to attach, such as local or static:HOST,HOST."
+    "--discovery",
+    metavar="SPEC",
+    help="Whose agents to attach, such as local, static:HOST,HOST or dns:NAME.",
 )
 @click.option("--cookie-file", metavar="FILE", help="File with the secret that the agents share.")
 @click.option("--refresh-interval", metavar="DURATION", help="How often to look, such as 5s.")

@@ -27,6 +27,12 @@ STATUS = "/v1/status"
 
 DRAIN_HANDLER = "gc_bootstrap_drain"
 """Name of the scheduler's RPC by which an agent has its workers drained."""
+REPORT_REQUEST = "gc_bootstrap-report"
+"""Name of the message that asks a worker which tasks it runs."""
+REPORT_ANSWER = "gc_bootstrap-running"
+"""Name of the worker's message that answers it."""
+REPORTS = "reports"
+"""Key of a worker's tag that says that it answers :data:`REPORT_REQUEST`."""
 
 # Read from the disk once: the event loop has no time for it at each attach.
 _DISTRIBUTED = version("distributed")

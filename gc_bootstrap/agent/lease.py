@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.reach import check_address, check_reachable
-from gc_bootstrap.agent.workers import WorkerGroup
+from gc_bootstrap.agent.workers import UNDER_WAY_TIMEOUT, WorkerGroup
 from gc_bootstrap.errors import one_line
 from gc_bootstrap.wire import AttachRequest, WireError
 
@@ -94,6 +94,9 @@ class Lease:
         """
         self.draining = True
         moved = True
+        if not self.started.done():
+            # Its workers may have registered, and have tasks, before that is known here.
+            await asyncio.wait([self.started], timeout=min(UNDER_WAY_TIMEOUT, timeout))
         if self.started.done() and not self.ending:
             if self._drain is None:
                 self._drain = asyncio.create_task(self._move_away(timeout))
@@ -134,6 +137,8 @@ class Lease:
         minding: asyncio.Task[None] | None = None
         try:
             await self._start()
+            if self.ending:
+                raise WireError(503, "the attach was cut short")
         except WireError as exc:
             logger.warning("Not attached to %s: %s", scheduler, exc)
             if not self.started.done():
@@ -149,7 +154,8 @@ class Lease:
             if minding is not None:
                 minding.cancel()
                 await asyncio.gather(minding, return_exceptions=True)
-            await self.group.close()
+            # Nobody waits for a worker that has not got so far as to be one.
+            await self.group.close(abandon=minding is None)
             if not self.started.done():
                 self.started.set_exception(WireError(500, "internal error; see the agent's log"))
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from distributed import Nanny
 from distributed.core import Status
+from distributed.protocol.pickle import dumps
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,17 @@ GRACEFUL_TIMEOUT = 37.5
 ``Worker.close``."""
 IDENTITY_TIMEOUT = 5.0
 """Seconds for a scheduler to say who it is."""
+QUIET_TIMEOUT = 1.0
+"""Seconds for telling a worker that it is about to be closed."""
+
+
+def _silence_heartbeat() -> None:
+    """Runs in the worker's process, in its last moments."""
+
+    def interesting(record: logging.LogRecord) -> bool:
+        return "during heartbeat" not in record.getMessage()
+
+    logging.getLogger("distributed.worker").addFilter(interesting)
 
 
 class AgentNanny(Nanny):
@@ -33,12 +45,20 @@ class AgentNanny(Nanny):
     ----------
     scheduler_id
         Whose worker it minds: one that is restarted for another scheduler would be nobody's.
+
+    Attributes
+    ----------
+    ending
+        Set when the worker is ending for good.
+    restarts
+        Whether a worker that dies is restarted.
     """
 
     def __init__(self, *args: Any, scheduler_id: str, **kwargs: Any) -> None:
         self.ending = asyncio.Event()
         self._scheduler_id = scheduler_id
         self._close_timeout = OWN_TIMEOUT
+        self.restarts = True
         super().__init__(*args, **kwargs)
 
     def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
@@ -73,14 +93,31 @@ class AgentNanny(Nanny):
         """
         started = self.process is not None and self.process.worker_address is not None
         limit = self._close_timeout if started else ABANDONED_TIMEOUT
+        if started and self.status == Status.running and limit == OWN_TIMEOUT:
+            await self._expect_the_end()
         return await super().close(timeout=limit, reason=reason)
+
+    async def _expect_the_end(self) -> None:
+        """Have the worker not log a traceback of a heartbeat that its end interrupts.
+
+        ``Worker.close`` does not wait for the one that is under way.
+        """
+        try:
+            async with asyncio.timeout(QUIET_TIMEOUT):
+                await self.rpc(self.worker_address).run(function=dumps(_silence_heartbeat))
+        except (OSError, TimeoutError) as exc:
+            logger.debug("The worker at %s cannot be told: %s", self.worker_address, exc)
 
     async def _on_worker_exit(self, exitcode: int) -> None:
         """Restart the worker for the same scheduler only.
 
         Dask's nanny would let it join whichever scheduler has that address now, or try for ever.
         """
-        if self.status == Status.running and not await self._scheduler_is_the_same():
+        if self.status != Status.running:
+            pass
+        elif not self.restarts:
+            self.close_gracefully("gc_bootstrap-agent")
+        elif not await self._scheduler_is_the_same():
             self.close_gracefully("worker-handle-scheduler-connection-broken")
         await super()._on_worker_exit(exitcode)
 

@@ -10,17 +10,23 @@ from typing import Any
 
 from distributed import Nanny, Worker
 from distributed.core import Status, rpc
+from distributed.security import Security
 from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
 from gc_bootstrap.agent.nanny import ABANDONED_TIMEOUT, AgentNanny
 from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.agent.reports import Reports
 from gc_bootstrap.errors import one_line, os_reason
 from gc_bootstrap.peer import WORKER_EXTRA
-from gc_bootstrap.wire import DRAIN_HANDLER, WireError
+from gc_bootstrap.wire import DRAIN_HANDLER, REPORTS, WireError
 
 logger = logging.getLogger(__name__)
 
 READY_POLL = 0.02
+ASK_AGAIN = 0.2
+"""Seconds after which a drain is asked for again."""
+UNDER_WAY_TIMEOUT = 5.0
+"""Seconds that a drain waits for workers whose start is under way."""
 ANSWER_MARGIN = 2.0
 """Seconds, or a tenth of the time where that is less, for the answer to a drain to come."""
 
@@ -58,8 +64,10 @@ class WorkerGroup:
         self._options = options
         self._scheduler = scheduler
         self._scheduler_id = scheduler_id
-        self._tag = dict(tag)
+        self._tag = {**tag, REPORTS: True}
         self._death_timeout = death_timeout
+        security = options.security or Security()
+        self._rpc = rpc(scheduler, connection_args=security.get_connection_args("worker"))
         self._servers: list[Nanny | Worker] = []
         self._watchers: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[None] | None = None
@@ -80,7 +88,7 @@ class WorkerGroup:
             WORKER_EXTRA: partial(_constant, self._tag),
         }
         kind: type[Nanny | Worker] = self._options.worker_class
-        more: dict[str, Any] = {"startup_information": information}
+        more: dict[str, Any] = {"startup_information": information, "plugins": (Reports(),)}
         if self._options.nanny:
             kind = AgentNanny
             more["scheduler_id"] = self._scheduler_id
@@ -91,11 +99,12 @@ class WorkerGroup:
                 if arguments.get("death_timeout") is None:
                     arguments["death_timeout"] = self._death_timeout
                 self._servers.append(kind(self._scheduler, **arguments))
+            # Before, so that another scheduler that is at this address by now never sees a worker;
+            # and after, for one that came meanwhile.
+            await self._check_scheduler()
             starting += [asyncio.create_task(_started(server)) for server in self._servers]
             await asyncio.gather(*starting)
-            # A scheduler that was replaced at this address meanwhile has not asked for them.
-            if (found := await _scheduler_id(self._servers[0])) != self._scheduler_id:
-                raise WireError(502, f"another scheduler is at {self._scheduler}: {found}")
+            await self._check_scheduler()
         except BaseException:
             # The others first: closing a nanny that starts waits until it has started.
             for task in starting:
@@ -139,32 +148,67 @@ class WorkerGroup:
         timeout
             Seconds. After it, or if the scheduler cannot be asked, the workers are as they were.
         """
-        addresses = self.addresses
-        if not addresses:
-            return True
-        arguments = self._servers[0].security.get_connection_args("worker")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        await self._stop_restarts(timeout)
         try:
-            async with (
-                asyncio.timeout(timeout),
-                rpc(self._scheduler, connection_args=arguments) as scheduler,
-            ):
-                await self._drain(scheduler, addresses, timeout)
+            async with asyncio.timeout_at(until):
+                while not await self._try_to_drain(max(0.0, until - loop.time())):
+                    await asyncio.sleep(ASK_AGAIN)
         except TimeoutError:
             logger.warning("Not drained within %g s", timeout)
         except OSError as exc:
             logger.warning("The scheduler could not be asked to take the data: %s", os_reason(exc))
             return False
-        except Exception as exc:
-            # Of the scheduler, sent here: ending the workers is all that is left to do.
-            logger.warning("The scheduler could not take the data: %s", one_line(exc))
         return True
 
-    async def _drain(self, scheduler: Any, addresses: list[str], timeout: float) -> None:
+    async def _try_to_drain(self, timeout: float) -> bool:
+        """Ask for a drain; False where the asking failed and the scheduler is there all the same.
+
+        Asking again joins the drain that runs.
+
+        Raises
+        ------
+        OSError
+            The scheduler is not there any more.
+        """
+        if not self.addresses:
+            return True
+        try:
+            await self._drain(timeout)
+        except Exception as exc:
+            # The connection broke, or somebody has cancelled the drain.
+            if not await self.scheduler_answers(ANSWER_MARGIN):
+                if isinstance(exc, OSError):
+                    raise
+                raise OSError(one_line(exc)) from exc
+            logger.info("Asking the scheduler again for a drain: %s", one_line(exc))
+            return False
+        return True
+
+    async def _stop_restarts(self, timeout: float) -> None:
+        """Let nannies restart nobody from now on, and what is being restarted come up.
+
+        It would register, be given tasks, and be ended with them, as nobody drained it.
+        """
+        for server in self._servers:
+            if isinstance(server, AgentNanny):
+                server.restarts = False
+        try:
+            async with asyncio.timeout(min(UNDER_WAY_TIMEOUT, timeout)):
+                await self.ready()
+        except TimeoutError:
+            logger.warning("A worker that is being restarted does not come up, and is not drained")
+
+    async def _drain(self, timeout: float) -> None:
+        addresses = self.addresses
         own = timeout - min(ANSWER_MARGIN, timeout / 10)
-        lost = await getattr(scheduler, DRAIN_HANDLER)(workers=addresses, timeout=own)
+        lost = await getattr(self._rpc, DRAIN_HANDLER)(
+            peer=self._tag["peer"], pool=self._tag["pool"], timeout=own
+        )
         if lost is None:
-            # Its plugin has been unregistered meanwhile: Dask answers what it does not know so.
-            retired = await scheduler.retire_workers(
+            # It has never had a pool of ours: Dask answers so what it does not know.
+            retired = await self._rpc.retire_workers(
                 workers=addresses, close_workers=False, remove=True
             )
             lost = {address: "its data" for address in addresses if address not in retired}
@@ -180,14 +224,29 @@ class WorkerGroup:
         timeout
             Seconds to wait for it.
         """
-        server = next((server for server in self._servers if server.status in _ALIVE), None)
-        if server is None:
-            return True  # they are ending already, for whatever reason
         try:
             async with asyncio.timeout(timeout):
-                return await _scheduler_id(server) == self._scheduler_id
-        except (OSError, TimeoutError):
+                return await self._scheduler_id_now() == self._scheduler_id
+        except Exception as exc:
+            # Whatever it is, it is no sign of life.
+            logger.debug("No sign of life of the scheduler: %s", one_line(exc))
             return False
+
+    async def _check_scheduler(self) -> None:
+        try:
+            found = await self._scheduler_id_now()
+        except (ValueError, RuntimeError) as exc:
+            # It wants TLS and this agent has no certificate, or its protocol is not installed here.
+            raise WireError(
+                502, f"cannot reach the scheduler at {self._scheduler}: {one_line(exc)}"
+            ) from exc
+        if found != self._scheduler_id:
+            raise WireError(502, f"another scheduler is at {self._scheduler}: {found}")
+
+    async def _scheduler_id_now(self) -> str:
+        """Which scheduler is at the address that the workers are for."""
+        identity = await self._rpc.identity(n_workers=0)
+        return str(identity["id"])
 
     async def close(self, *, abandon: bool = False) -> None:
         """End all workers, and wait until no process is left. May be called more than once.
@@ -215,6 +274,7 @@ class WorkerGroup:
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
+        await self._rpc.close_rpc()
 
     async def _close_one(self, server: Nanny | Worker) -> None:
         if isinstance(server, Nanny):
@@ -256,12 +316,6 @@ class WorkerGroup:
                     future.cancel()
         if not self.ending.is_set():
             logger.warning("One of %d workers has ended for good", len(self._servers))
-
-
-async def _scheduler_id(server: Nanny | Worker) -> str:
-    """Which scheduler is at the address that a server works for."""
-    identity = await server.scheduler.identity(n_workers=0)
-    return str(identity["id"])
 
 
 async def _started(server: Nanny | Worker) -> None:

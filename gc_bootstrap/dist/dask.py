@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Self
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -31,6 +30,7 @@ MEMBERS_AT_ONCE = 1000
 REGISTRATION_TIMEOUT = 1.0
 """Seconds from an agent's answer until its worker must be in the scheduler's worker table. The
 agent answers when the worker says that it has registered, so there is hardly anything to wait for."""
+REGISTRATION_POLL = 0.02
 DETACH_TIMEOUT = 10.0
 """Seconds for an agent to end its workers. Their data is safe by then and the scheduler has
 forgotten them, so that nothing but the log depends on it."""
@@ -93,12 +93,9 @@ class DaskDist(Dist):
         self._client.start()
         self._watcher = _Watcher(self)
         self._scheduler.add_plugin(self._watcher, name=self._watcher.name)
-        self._drainer = Drainer.open(self._scheduler)
+        self._drainer = Drainer.of(self._scheduler)
 
     async def close(self) -> None:
-        drainer, self._drainer = self._drainer, None
-        if drainer is not None:
-            await drainer.close()
         watcher, self._watcher = self._watcher, None
         if watcher is not None and watcher.name in self._scheduler.plugins:
             self._scheduler.remove_plugin(name=watcher.name)
@@ -164,14 +161,13 @@ class DaskDist(Dist):
 
     async def _registered(self, reply: AttachReply) -> bool:
         """Whether the workers of a reply are in the worker table, or come soon."""
-        assert self._watcher is not None, "start() comes first"
-        with self._watcher.expecting(reply.workers) as registered:
-            if not registered.is_set():
-                try:
-                    async with asyncio.timeout(REGISTRATION_TIMEOUT):
-                        await registered.wait()
-                except TimeoutError:
-                    return False
+        assert self._drainer is not None, "start() comes first"
+        until = asyncio.get_running_loop().time() + REGISTRATION_TIMEOUT
+        # By whose they are, not by address: a --contact-address may be a name.
+        while not self._drainer.workers(reply.peer, reply.pool):
+            if asyncio.get_running_loop().time() >= until:
+                return False
+            await asyncio.sleep(REGISTRATION_POLL)
         return True
 
     def _compare_versions(self, peer: Peer, reply: AttachReply) -> None:
@@ -184,15 +180,9 @@ class DaskDist(Dist):
 
     async def disconnect(self, peer: Peer) -> Outcome:
         assert self._drainer is not None, "start() comes first"
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.owner.options.drain.timeout
-        drained = False
-        lost: dict[str, str] = {}
-        # Again, for a worker that its nanny has restarted meanwhile.
-        while workers := self._workers(peer):
-            found = await self._drainer.drain(workers, max(0.0, deadline - loop.time()))
-            lost.update({address: str(loss) for address, loss in found.items() if loss})
-            drained = True
+        timeout = self.owner.options.drain.timeout
+        drained = await self._drainer.drain_peer(str(peer), self.owner.pool, timeout)
+        logger.info("%s is to end its workers", peer)
         try:
             answer = await self._detach(peer, str(peer))
             if answer.status != 200:
@@ -204,14 +194,14 @@ class DaskDist(Dist):
             if not drained:
                 raise
             logger.info("%s is drained; it could not be told: %s", peer, exc)
-        if lost:
-            losses = "; ".join(f"{text} at {address}" for address, text in lost.items())
+        losses = "; ".join(f"{loss} at {address}" for address, loss in drained.items() if loss)
+        if losses:
             return Outcome("done", f"the time was over, lost {losses}")
         return Outcome.DONE
 
     def progress(self, peer: Peer) -> str:
-        found = map(self._drainer.progress, self._workers(peer)) if self._drainer else ()
-        return "; ".join(filter(None, found))
+        assert self._drainer is not None, "start() comes first"
+        return self._drainer.progress(str(peer), self.owner.pool)
 
     async def _detach(self, peer: Peer, name: str) -> Answer:
         """Have an agent end its workers, that this scheduler holds under a name."""
@@ -225,11 +215,6 @@ class DaskDist(Dist):
     ) -> Answer:
         assert self._client is not None, "bind() comes first"
         return await self._client.ask(peer, path, message, limit)
-
-    def _workers(self, peer: Peer) -> list[str]:
-        """The addresses of the workers that ``peer`` runs for this pool."""
-        mine = (peer, self.owner.pool)
-        return [address for address, ws in self._scheduler.workers.items() if self.tag(ws) == mine]
 
     def tag(self, ws: WorkerState) -> tuple[Peer, str] | None:
         """Who attached a worker: the peer and the pool, or None where it was not one of us."""
@@ -245,52 +230,22 @@ class DaskDist(Dist):
 
 
 class _Watcher(SchedulerPlugin):
-    """Hears of workers that come and go. It only raises hints: the worker table is the truth."""
+    """Hears of workers that go. It only raises hints: the worker table is the truth."""
 
     def __init__(self, dist: DaskDist) -> None:
         self.name = f"gc_bootstrap-{dist.owner.pool}-{uuid.uuid4().hex[:8]}"
         self._dist = dist
-        self._expectations: set[_Expectation] = set()
-
-    def expecting(self, workers: Collection[str]) -> _Expectation:
-        """A context with an event that is set once one of the workers is in the worker table."""
-        known = self._dist.owner.scheduler.workers
-        return _Expectation(self._expectations, workers, any(w in known for w in workers))
-
-    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        for expectation in self._expectations:
-            if worker in expectation.workers:
-                expectation.event.set()
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: object) -> None:
         # The worker is out of the table already, so whose it was cannot be told: hint anyway.
         self._dist._lost.set()
 
 
-class _Expectation:
-    """A context in which the registration of a worker sets an event."""
-
-    def __init__(
-        self, expectations: set[_Expectation], workers: Collection[str], known: bool
-    ) -> None:
-        self.workers = frozenset(workers)
-        self.event = asyncio.Event()
-        if known:
-            self.event.set()
-        self._expectations = expectations
-
-    def __enter__(self) -> asyncio.Event:
-        self._expectations.add(self)
-        return self.event
-
-    def __exit__(self, *exc: object) -> None:
-        self._expectations.discard(self)
-
-
 def _refusal(answer: Answer) -> Outcome:
     """An answer that is not a success, as an outcome or an error."""
     if answer.status in (409, 503):
-        return Outcome.refused(answer.error)
+        # 503: it is warming up, or draining.
+        return Outcome.refused(answer.error, expected=answer.status == 503)
     raise DistError(answer.error)
 
 

@@ -2,12 +2,16 @@
 
 Its phases, under one deadline:
 
-1. the worker gets no new tasks, and those that it has not begun go elsewhere at once;
+1. the worker gets no new tasks, and those that it has not begun go elsewhere;
 2. the tasks that run finish; those that still run at :data:`TASKS_SHARE` of the time start again
-   elsewhere;
-3. the data that is nowhere else moves to other workers (``Scheduler.retire_workers``), and the
+   elsewhere, if they can run elsewhere;
+3. the data that is nowhere else moves to other workers, by Dask's active memory manager, and the
    scheduler forgets the worker. Where nobody can take the data, the worker is kept until the
    deadline, and what is lost then is said.
+
+This is not ``Scheduler.retire_workers``: that leaves running tasks alone, gives up where one key
+finds no place or is an actor, has no deadline, cannot be cut off without harm, and asks for the
+same replicas once more for each further worker that is retired meanwhile (distributed 2026.8).
 
 A drain that is cancelled puts the worker back to work.
 """
@@ -18,41 +22,38 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
-from distributed.active_memory_manager import RetireWorker
+from distributed.active_memory_manager import ActiveMemoryManagerExtension, RetireWorker
 from distributed.core import Status
-from distributed.protocol.pickle import dumps
 
-from gc_bootstrap.errors import one_line
+from gc_bootstrap.dist.move import ASK_AGAIN, MoveAway, is_safe
 from gc_bootstrap.peer import WORKER_EXTRA
+from gc_bootstrap.wire import REPORT_REQUEST, REPORTS
 
 if TYPE_CHECKING:
-    from distributed import Scheduler, Worker
+    from distributed import Scheduler
     from distributed.scheduler import TaskState, WorkerState
 
 logger = logging.getLogger(__name__)
 
 TASKS_SHARE = 0.5
 """Share of the deadline in which running tasks may finish; the rest is for their results."""
-REPORT_TIMEOUT = 5.0
-"""Seconds for a worker to say what it runs; without an answer, all its tasks count as running."""
-POLL = 0.02
-"""Seconds between two looks at whether a worker's tasks are done."""
-RETRY = 0.5
-"""Seconds between two looks at whether somebody can take a worker's data now."""
-REPORT_HANDLER = "gc_bootstrap-running"
-"""Name of the message in which a worker says what it runs."""
+AT_ONCE = 100
+"""Tasks that start again elsewhere in one go; about 7 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What went with a worker whose drain was cut off by its deadline.
+    """What went with a worker whose drain took too long.
 
     Parameters
     ----------
+    tasks
+        Tasks that ran, and have started again elsewhere.
     results
         Results that were nowhere else, and are computed again.
     scattered
@@ -60,19 +61,21 @@ class Loss:
     actors
         Actors.
     nbytes
-        Size of all of it.
+        Size of the results and the data.
     """
 
+    tasks: int = 0
     results: int = 0
     scattered: int = 0
     actors: int = 0
     nbytes: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.results or self.scattered or self.actors)
+        return bool(self.tasks or self.results or self.scattered or self.actors)
 
     def __str__(self) -> str:
         parts = [
+            (self.tasks, "running tasks, which start again"),
             (self.results, "results, which are computed again"),
             (self.scattered, "scattered values"),
             (self.actors, "actors"),
@@ -92,8 +95,10 @@ class Drain:
         The worker's; it is in the scheduler's worker table.
     before
         What the worker goes back to if the drain is cancelled.
-    deadline
-        Time at which it is cut off, on the clock; may be brought forward while it runs.
+    memory_manager
+        Returns the one to use, and has it run soon.
+    pace
+        Returns the seconds to wait between two looks.
     clock
         Monotonic seconds.
 
@@ -101,8 +106,6 @@ class Drain:
     ----------
     task
         Its result is the :class:`Loss`. Whoever made the drain cancels it and waits for it.
-    waiters
-        How many callers want it; for :class:`Drainer`.
     """
 
     def __init__(
@@ -110,217 +113,250 @@ class Drain:
         scheduler: Scheduler,
         address: str,
         before: Status,
-        deadline: float,
+        *,
+        memory_manager: Callable[[], ActiveMemoryManagerExtension],
+        pace: Callable[[], float],
         clock: Callable[[], float],
     ) -> None:
-        self.id = f"gc_bootstrap-drain-{uuid.uuid4().hex}"
         self.address = address
-        self.deadline = deadline
-        self.waiters = 0
-        self._report: asyncio.Future[frozenset[Any] | None] = _future()
         self._scheduler = scheduler
+        self._memory_manager = memory_manager
+        self._pace = pace
         self._clock = clock
-        self._began = clock()
         self._ws: WorkerState = scheduler.workers[address]
+        self._tag = self._ws.extra.get(WORKER_EXTRA, {})
         self._before = before
+        self._began = clock()
+        self._deadlines: list[float] = []
+        self._policy = MoveAway(self._ws, clock)
+        self._kicked_at: float | None = None
+        self._running: frozenset[Any] | None = None
+        self._restarted = 0
+        self._said = ""
         # Not in the task: of many drains that begin together, none may move data to another.
-        self._set_status(Status.closing_gracefully)
+        self._take_off_work()
         self.task = asyncio.create_task(self._run(), name=f"gc_bootstrap drain {address}")
+        # Nor this: a task that is cancelled before its first step runs none of it.
+        self.task.add_done_callback(lambda _: self._finish())
+
+    @property
+    def ending(self) -> bool:
+        """Whether it is over, or is being cancelled."""
+        return self.task.done() or self.task.cancelling() > 0
+
+    @property
+    def progress(self) -> str:
+        """What is left to do, in one line."""
+        return f"draining: {self._what_is_there()}, {max(0.0, self._left):.0f} s left"
+
+    def want(self, deadline: float) -> None:
+        """Have one more caller that waits for it: the earliest deadline counts."""
+        self._deadlines.append(deadline)
+
+    def leave(self, deadline: float) -> bool:
+        """Have one less; False where it was the last."""
+        self._deadlines.remove(deadline)
+        return bool(self._deadlines)
+
+    def reported(self, report: str, keys: Sequence[Any]) -> None:
+        """Take in what the worker says that it runs; it begins nothing more."""
+        if report == self._id:
+            self._running = frozenset(keys)
+
+    @property
+    def _deadline(self) -> float:
+        return min(self._deadlines, default=self._began)
+
+    @property
+    def _left(self) -> float:
+        return self._deadline - self._clock()
 
     @property
     def _gone(self) -> bool:
         return self._scheduler.workers.get(self.address) is not self._ws
 
-    @property
-    def _left(self) -> float:
-        return self.deadline - self._clock()
+    # -- what happens ----------------------------------------------------------------------------
 
     async def _run(self) -> Loss:
+        self._log(f"draining, for up to {max(0.0, self._left):.3g} s: {self._what_is_there()}")
+        async with AsyncExitStack() as stack:
+            await self._keep_rebalancing_out(stack)
+            await self._drain()
+        return await self._remove()
+
+    async def _keep_rebalancing_out(self, stack: AsyncExitStack) -> None:
+        """Take the lock by which Dask keeps retirements and ``client.rebalance`` apart."""
+        lock = self._scheduler._replica_lock("retire-workers")
         try:
-            self._log(f"draining, for up to {max(0.0, self._left):.3g} s")
-            await self._hand_back_tasks()
-            await self._finish_tasks()
-            await self._move_data()
-            return await self._give_up()
-        finally:
-            if not self._gone:
-                self._put_back_to_work()
-
-    @property
-    def progress(self) -> str:
-        """What is left to do, in one line."""
-        ws = self._ws
-        return (
-            f"draining: {len(ws.processing)} tasks run, {len(ws.has_what)} results"
-            f" ({format_bytes(ws.nbytes)}) are there, {max(0.0, self._left):.0f} s left"
-        )
-
-    def reported(self, drain: str, paused: bool, keys: Sequence[Any]) -> None:
-        """Take in what the worker says that it runs."""
-        if drain == self.id and not self._report.done():
-            self._report.set_result(frozenset(keys) if paused else None)
-
-    # -- phases ----------------------------------------------------------------------------------
-
-    async def _hand_back_tasks(self) -> None:
-        """Have others run what the worker has not begun."""
-        running = await self._running_tasks()
-        if running is None or self._gone:
-            return
-        waiting = [ts for ts in self._ws.processing if ts.key not in running]
-        if waiting:
-            self._log(f"{len(waiting)} tasks that it has not begun go elsewhere")
-            self._reschedule(waiting)
-
-    async def _running_tasks(self) -> frozenset[Any] | None:
-        """The keys of the tasks that run, once no more are begun; None where it does not say."""
-        function = dumps(_report_running)
-        try:
-            async with asyncio.timeout(min(REPORT_TIMEOUT, max(0.0, self._left))):
-                while True:
-                    self._report = _future()
-                    await self._scheduler.rpc(self.address).run(
-                        function=function, kwargs=dumps({"drain": self.id})
-                    )
-                    if (running := await self._report) is not None:
-                        return running
-                    # The order to begin no more tasks travels by another way, and is not there yet.
-                    await asyncio.sleep(POLL)
+            async with asyncio.timeout(max(0.0, self._left)):
+                await stack.enter_async_context(lock)
         except TimeoutError:
-            self._log("it does not say what it runs: all its tasks count as running")
-        except Exception as exc:
-            # Whatever it is, waiting for all of its tasks is right, only slower.
-            self._log(f"it cannot say what it runs: {one_line(exc)}")
-        return None
+            self._log("the scheduler rebalances data all the time")
 
-    async def _finish_tasks(self) -> None:
-        """Wait for the tasks that run; those that take too long start again elsewhere."""
-        if not self._gone and self._ws.processing:
-            self._log(f"{len(self._ws.processing)} tasks still run")
-        while not self._gone and self._ws.processing:
-            if self._clock() >= self._began + TASKS_SHARE * (self.deadline - self._began):
+    async def _drain(self) -> None:
+        while not self._gone and self._left > 0:
+            if self._ws.status != Status.closing_gracefully:
+                # Somebody else's retirement has been given up, and has put it back to work.
+                self._take_off_work()
+            late = self._clock() >= self._began + TASKS_SHARE * (self._deadline - self._began)
+            await self._hand_back(late)
+            if late or not self._ws.processing:
+                self._move()
+                if not self._ws.processing and self._everything_is_safe():
+                    return
+            await asyncio.sleep(max(0.0, min(self._pace(), self._left)))
+
+    async def _hand_back(self, late: bool) -> None:
+        """Have others run what the worker has not begun; if it is late, what it runs as well."""
+        running = self._running
+        if running is not None:
+            waiting = [ts for ts in self._ws.processing if ts.key not in running]
+            if waiting:
+                self._log(f"{len(waiting)} tasks that it has not begun go elsewhere")
+                await self._reschedule(waiting)
+        if late and not self._gone:
+            overdue = [ts for ts in self._ws.processing if self._can_run_elsewhere(ts)]
+            if overdue:
+                self._restarted += len(overdue)
                 self._log(
-                    f"{len(self._ws.processing)} tasks have not finished in time; they start again"
-                    " elsewhere",
+                    f"{len(overdue)} tasks have not finished in time; they start again elsewhere",
                     logging.WARNING,
                 )
-                self._reschedule(list(self._ws.processing))
-                return
-            await asyncio.sleep(POLL)
+                await self._reschedule(overdue)
 
-    async def _move_data(self) -> None:
-        """Move what is nowhere else, and have the scheduler forget the worker."""
-        if not self._gone:
-            held = len(self._ws.has_what)
-            self._log(f"moving {held} results ({format_bytes(self._ws.nbytes)})")
-        said = ""
-        while not self._gone and self._left > 0:
-            blocked = self._what_blocks()
-            if not blocked and await self._retire():
-                self._log(f"drained in {self._clock() - self._began:.2f} s")
-                return
-            if blocked and blocked != said:
-                self._log(f"{blocked}; it is kept for {self._left:.3g} s more", logging.WARNING)
-            said = blocked
-            await asyncio.sleep(max(0.0, min(RETRY, self._left)))
-
-    async def _retire(self) -> bool:
-        """Have Dask move the data and forget the worker; False where it did not, or not in time."""
-        retiring = asyncio.create_task(
-            self._scheduler.retire_workers([self.address], close_workers=False, remove=True)
-        )
-        try:
-            # Step by step: the deadline may be brought forward meanwhile.
-            while not retiring.done() and self._left > 0:
-                await asyncio.wait([retiring], timeout=max(0.0, min(RETRY, self._left)))
-            return retiring.done() and self.address in retiring.result()
-        finally:
-            await cancel_and_wait([retiring])
+    def _move(self) -> None:
+        """Have the data moved away, and say what is in the way of that."""
+        now = self._clock()
+        if self._kicked_at is None:
+            self._log(f"its data moves: {self._what_is_there()}")
+        if self._kicked_at is None or now - self._kicked_at >= ASK_AGAIN:
+            self._kicked_at = now
+            manager = self._memory_manager()
+            if self._policy not in manager.policies:
+                self._end_policy()
+                manager.add_policy(self._policy)
+        blocked = self._what_blocks()
+        if blocked and blocked != self._said:
+            self._log(f"{blocked}; it is kept for {self._left:.3g} s more", logging.WARNING)
+        self._said = blocked
 
     def _what_blocks(self) -> str:
         """Why its data cannot be moved now, or an empty text."""
         ws = self._ws
         if ws.actors:
             return f"{len(ws.actors)} actors cannot be moved"
-        if ws.has_what and not self._scheduler.running - {ws}:
-            return f"no other worker can take its {len(ws.has_what)} results"
+        if not self._scheduler.running - {ws} and not self._everything_is_safe():
+            return "no other worker can take its data"
         return ""
 
-    async def _give_up(self) -> Loss:
-        """Have the scheduler forget the worker with what it still holds."""
+    def _everything_is_safe(self) -> bool:
+        ws = self._ws
+        return not ws.actors and all(is_safe(ts, ws) for ts in ws.has_what if not ts.actor)
+
+    def _can_run_elsewhere(self, ts: TaskState) -> bool:
+        others = self._scheduler.running - {self._ws}
+        allowed = self._scheduler.valid_workers(ts)
+        if allowed is None or (ts.loose_restrictions and not allowed & others):
+            return bool(others)
+        return bool(allowed & others)
+
+    async def _remove(self) -> Loss:
+        """Have the scheduler forget the worker, with what it still has."""
         if self._gone:
-            return Loss()
-        loss = _unique(self._ws)
-        text = f"it goes with {loss}" if loss else "nothing is lost"
-        self._log(f"the time is over: {text}", logging.WARNING if loss else logging.INFO)
+            self._log("it is gone")
+            return Loss(self._restarted)
+        loss = self._loss()
+        took = f"after {self._clock() - self._began:.2f} s"
+        if loss:
+            self._log(f"given up {took}, with {loss}", logging.WARNING)
+        else:
+            self._log(f"drained {took}")
+        # Expected: tasks that still run there are not suspected of having killed it.
         await self._scheduler.remove_worker(
-            self.address, expected=True, close=False, stimulus_id=self.id
+            self.address, expected=True, close=False, stimulus_id=self._id
         )
         return loss
 
+    def _loss(self) -> Loss:
+        """What is on this worker only, and what has been cut off."""
+        ws = self._ws
+        results = scattered = nbytes = 0
+        for ts in ws.has_what:
+            if not ts.actor and not is_safe(ts, ws):
+                nbytes += max(0, ts.nbytes)
+                if ts.run_spec is None:
+                    scattered += 1
+                else:
+                    results += 1
+        tasks = self._restarted + len(ws.processing)
+        return Loss(tasks, results, scattered, len(ws.actors), nbytes)
+
     # -- effects ---------------------------------------------------------------------------------
 
-    def _reschedule(self, tasks: Iterable[TaskState]) -> None:
-        recommendations = {ts.key: "released" for ts in tasks if ts.state == "processing"}
-        self._scheduler.transitions(recommendations, stimulus_id=self.id)  # type: ignore[arg-type]
+    async def _reschedule(self, tasks: Sequence[TaskState]) -> None:
+        for start in range(0, len(tasks), AT_ONCE):
+            recommendations = {
+                ts.key: "released"
+                for ts in tasks[start : start + AT_ONCE]
+                if ts.processing_on is self._ws
+            }
+            self._scheduler.transitions(recommendations, stimulus_id=self._id)  # type: ignore[arg-type]
+            await asyncio.sleep(0)
 
-    def _set_status(self, status: Status) -> None:
-        """Set a worker's status as ``retire_workers`` does: here at once, and there by message."""
-        self._scheduler.handle_worker_status_change(status, self._ws, self.id)
-        self._scheduler.worker_send(
-            self.address,
-            {"op": "worker-status-change", "status": status.name, "stimulus_id": self.id},
+    def _take_off_work(self) -> None:
+        """Have the worker begin no more tasks, and ask it which it has begun.
+
+        Both travel in order, as does its answer with all that it says about its tasks.
+        """
+        self._id = f"gc_bootstrap-drain-{uuid.uuid4().hex}"
+        self._running = None
+        self._set_status(Status.closing_gracefully)
+        if self._tag.get(REPORTS):
+            self._send({"op": REPORT_REQUEST, "report": self._id})
+
+    def _finish(self) -> None:
+        self._end_policy()
+        if self._gone or self._scheduler.status in (Status.closing, Status.closed):
+            return
+        self._log("the drain is cancelled")
+        if self._before != Status.closing_gracefully or not self._is_retired_by_others():
+            back = self._before if self._before == Status.paused else Status.running
+            self._set_status(back)
+
+    def _is_retired_by_others(self) -> bool:
+        manager = self._scheduler.extensions.get("amm")
+        return any(
+            isinstance(policy, RetireWorker) and policy.address == self.address
+            for policy in (manager.policies if manager is not None else ())
         )
 
-    def _put_back_to_work(self) -> None:
-        amm = self._scheduler.extensions.get("amm")
-        if amm is not None:
-            # They would go on moving data away: Dask forgets them where a retirement is cut off.
-            amm.policies -= {
-                policy
-                for policy in amm.policies
-                if isinstance(policy, RetireWorker) and policy.address == self.address
-            }
-        self._set_status(self._before)
-        self._log("the drain is cancelled, it takes tasks again")
+    def _end_policy(self) -> None:
+        manager = getattr(self._policy, "manager", None)
+        if manager is not None:
+            manager.policies.discard(self._policy)
+
+    def _set_status(self, status: Status) -> None:
+        """Set the worker's status as ``retire_workers`` does: here at once, there by message."""
+        self._scheduler.handle_worker_status_change(status, self._ws, self._id)
+        self._send(
+            {"op": "worker-status-change", "status": status.name, "stimulus_id": self._id}
+        )
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._scheduler.worker_send(self.address, message)
+
+    def _what_is_there(self) -> str:
+        ws = self._ws
+        size = format_bytes(ws.nbytes)
+        return f"{len(ws.processing)} tasks, {len(ws.has_what)} results ({size}) are there"
 
     def _log(self, message: str, level: int = logging.INFO) -> None:
-        tag = self._ws.extra.get(WORKER_EXTRA, {})
-        logger.log(level, "Worker %s of %s: %s", self.address, tag.get("peer", "nobody"), message)
+        logger.log(level, "Worker %s of %s: %s", self.address, self._tag.get("peer"), message)
 
 
-def _unique(ws: WorkerState) -> Loss:
-    """What only this worker holds."""
-    results = scattered = nbytes = 0
-    for ts in ws.has_what:
-        if ts.who_has is not None and len(ts.who_has) == 1 and ts not in ws.actors:
-            nbytes += max(0, ts.nbytes)
-            if ts.run_spec is None:
-                scattered += 1
-            else:
-                results += 1
-    return Loss(results, scattered, len(ws.actors), nbytes)
-
-
-def _report_running(drain: str, dask_worker: Worker) -> None:
-    """Runs on the worker; the answer takes the way of all its messages, so that it is in order."""
-    state = dask_worker.state
-    dask_worker.batched_send(
-        {
-            "op": REPORT_HANDLER,
-            "drain": drain,
-            "paused": not state.running,
-            "keys": [ts.key for ts in (*state.executing, *state.long_running)],
-        }
-    )
-
-
-def _future() -> asyncio.Future[Any]:
-    return asyncio.get_running_loop().create_future()
-
-
-async def cancel_and_wait(tasks: Sequence[asyncio.Task[Any]]) -> None:
+async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks, and wait until they have ended."""
+    tasks = list(tasks)
     for task in tasks:
         task.cancel()
     if tasks:

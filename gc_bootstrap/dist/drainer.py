@@ -6,22 +6,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from distributed.active_memory_manager import ActiveMemoryManagerExtension
 from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
 
-from gc_bootstrap.dist.drain import REPORT_HANDLER, Drain, Loss, cancel_and_wait
+from gc_bootstrap.dist.drain import Drain, Loss, cancel_and_wait
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import WORKER_EXTRA
-from gc_bootstrap.wire import DRAIN_HANDLER
+from gc_bootstrap.wire import DRAIN_HANDLER, REPORT_ANSWER
 
 if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import WorkerState
 
+KICK_DELAY = 0.02
+"""Seconds in which drains that begin to move data are gathered into one run of the manager."""
+POLL, POLL_EACH, POLL_MAX = 0.02, 0.0005, 0.5
+"""Seconds between two looks at a drain: ever more, the more of them there are."""
 
-class Drainer:
-    """Drains the workers of one scheduler; get it with :meth:`open`.
+Held = tuple[str, str]
+"""Whose a worker is: peer and pool, as texts."""
+
+
+class Drainer(SchedulerPlugin):
+    """Drains the workers of one scheduler; get it with :meth:`of`.
+
+    It stays with its scheduler when the pools are closed, as the workers do: agents that end later
+    still have it drain them.
 
     Parameters
     ----------
@@ -31,7 +44,7 @@ class Drainer:
         Monotonic seconds.
     """
 
-    _of: ClassVar[dict[Scheduler, Drainer]] = {}
+    name = "gc_bootstrap-drainer"
 
     def __init__(
         self, scheduler: Scheduler, *, clock: Callable[[], float] = time.monotonic
@@ -39,45 +52,42 @@ class Drainer:
         self._scheduler = scheduler
         self._clock = clock
         self._drains: dict[str, Drain] = {}
-        self._before: dict[str, tuple[WorkerState, Status]] = {}
-        self._users = 0
+        self._before: dict[str, Status] = {}
+        self._held: dict[str, Held] = {}
+        self._by_peer: dict[Held, set[str]] = {}
+        self._own_manager: ActiveMemoryManagerExtension | None = None
+        self._kick: asyncio.TimerHandle | None = None
+        for address in scheduler.workers:
+            self.add_worker(scheduler, address)
 
     @classmethod
-    def open(cls, scheduler: Scheduler) -> Drainer:
-        """The only one of a scheduler, for as long as it is open: :meth:`close` it once per call.
+    def of(cls, scheduler: Scheduler) -> Drainer:
+        """The only one of a scheduler; made when it is first needed."""
+        found = scheduler.plugins.get(cls.name)
+        if isinstance(found, cls):
+            return found
+        made = cls(scheduler)
+        scheduler.add_plugin(made, name=cls.name)
+        scheduler.handlers[DRAIN_HANDLER] = made.drain_for_agent
+        scheduler.stream_handlers[REPORT_ANSWER] = made.reported
+        return made
 
-        While it is open it takes requests from agents, too.
-        """
-        if scheduler not in cls._of:
-            made = cls._of[scheduler] = cls(scheduler)
-            scheduler.handlers[DRAIN_HANDLER] = made.drain_for_agent
-            scheduler.stream_handlers[REPORT_HANDLER] = made._reported
-        drainer = cls._of[scheduler]
-        drainer._users += 1
-        return drainer
+    # -- for pools and agents --------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """Take no more requests once everybody has closed it; what runs then is cancelled."""
-        self._users -= 1
-        if self._users > 0:
-            return
-        del self._of[self._scheduler]
-        del self._scheduler.handlers[DRAIN_HANDLER]
-        del self._scheduler.stream_handlers[REPORT_HANDLER]
-        await cancel_and_wait([drain.task for drain in self._drains.values()])
+    def workers(self, peer: str, pool: str) -> list[str]:
+        """The addresses of the workers that a peer runs for a pool."""
+        return list(self._by_peer.get((peer, pool), ()))
 
-    async def drain(self, workers: Iterable[str], timeout: float) -> dict[str, Loss]:
-        """Drain workers, together; returns when the scheduler knows none of them any more.
+    async def drain_peer(self, peer: str, pool: str, timeout: float) -> dict[str, Loss]:
+        """Drain all workers of a peer, together; returns when the scheduler knows none any more.
 
         A worker that is being drained already is not drained twice; the earlier deadline counts.
-        If this is cancelled, those that nobody else wants drained take tasks again.
+        If this is cancelled, workers that nobody else wants drained take tasks again.
 
         Parameters
         ----------
-        workers
-            Addresses. Who is not in the scheduler's worker table is drained already.
         timeout
-            Seconds for all phases.
+            Seconds for all of it.
 
         Returns
         -------
@@ -87,55 +97,64 @@ class Drainer:
         Raises
         ------
         DistError
-            The drains were cancelled by :meth:`close`.
+            The scheduler closes.
         """
         deadline = self._clock() + timeout
-        drains = [
-            self._join(address, deadline)
-            for address in workers
-            if address in self._scheduler.workers
-        ]
-        try:
-            if drains:
-                await asyncio.wait([drain.task for drain in drains])
-            if any(drain.task.cancelled() for drain in drains):
-                raise DistError("the drain was cancelled, as its pool was closed")
-            return {drain.address: drain.task.result() for drain in drains}
-        finally:
-            for drain in drains:
-                drain.waiters -= 1
-            await cancel_and_wait([drain.task for drain in drains if drain.waiters == 0])
+        lost: dict[str, Loss] = {}
+        # Again, for a worker that its nanny has restarted meanwhile.
+        known = self._scheduler.workers
+        while addresses := [a for a in self.workers(peer, pool) if a in known]:
+            lost |= await self._drain(addresses, deadline)
+        return lost
 
-    def progress(self, worker: str) -> str:
-        """What is left of a worker's drain, in one line; empty where none runs."""
-        drain = self._drains.get(worker)
-        return drain.progress if drain is not None else ""
-
-    async def drain_for_agent(self, workers: Sequence[str], timeout: float) -> dict[str, str]:
-        """RPC of an agent that wants to end its workers: :meth:`drain`, in types that msgpack has.
+    async def drain_for_agent(self, peer: str, pool: str, timeout: float) -> dict[str, str]:
+        """RPC of an agent that ends: :meth:`drain_peer`, in types that msgpack has.
 
         Returns
         -------
         dict
             For each worker what was lost, or an empty text.
         """
-        ours = [address for address in workers if self._is_ours(address)]
-        lost = await self.drain(ours, max(0.0, float(timeout)))
+        lost = await self.drain_peer(peer, pool, max(0.0, float(timeout)))
         return {address: str(loss) if loss else "" for address, loss in lost.items()}
 
-    def _is_ours(self, address: str) -> bool:
-        ws = self._scheduler.workers.get(address)
-        return ws is not None and WORKER_EXTRA in ws.extra
+    def progress(self, peer: str, pool: str) -> str:
+        """What is left of a peer's drain, in one line; empty where none runs."""
+        drains = map(self._drains.get, self.workers(peer, pool))
+        return "; ".join(drain.progress for drain in drains if drain is not None)
+
+    # -- drains ----------------------------------------------------------------------------------
+
+    async def _drain(self, addresses: Iterable[str], deadline: float) -> dict[str, Loss]:
+        running = [self._drains[address] for address in addresses if address in self._drains]
+        before = [drain.task for drain in running if drain.ending]
+        if before:
+            await asyncio.wait(before)
+        drains = [self._join(a, deadline) for a in addresses if a in self._scheduler.workers]
+        try:
+            if drains:
+                await asyncio.wait([drain.task for drain in drains])
+            if any(drain.task.cancelled() for drain in drains):
+                raise DistError("the drain was cancelled: the scheduler closes")
+            return {drain.address: drain.task.result() for drain in drains}
+        finally:
+            unwanted = [drain for drain in drains if not drain.leave(deadline)]
+            await cancel_and_wait(drain.task for drain in unwanted if not drain.task.done())
 
     def _join(self, address: str, deadline: float) -> Drain:
         drain = self._drains.get(address)
-        if drain is None or drain.task.done():
-            before = self._status_before(address)
-            drain = Drain(self._scheduler, address, before, deadline, self._clock)
+        if drain is None or drain.ending:
+            drain = Drain(
+                self._scheduler,
+                address,
+                self._status_before(address),
+                memory_manager=self._memory_manager,
+                pace=lambda: min(POLL_MAX, max(POLL, POLL_EACH * len(self._drains))),
+                clock=self._clock,
+            )
             self._drains[address] = drain
             drain.task.add_done_callback(lambda _: self._forget(drain))
-        drain.deadline = min(drain.deadline, deadline)
-        drain.waiters += 1
+        drain.want(deadline)
         return drain
 
     def _forget(self, drain: Drain) -> None:
@@ -148,14 +167,61 @@ class Drainer:
         After a cancelled drain the worker's answer to the first order may still be on its way, and
         makes it look as if somebody else were retiring it.
         """
-        workers = self._scheduler.workers
-        self._before = {a: kept for a, kept in self._before.items() if workers.get(a) is kept[0]}
-        ws = workers[address]
-        if ws.status != Status.closing_gracefully or address not in self._before:
-            self._before[address] = (ws, ws.status)
-        return self._before[address][1]
+        status = self._scheduler.workers[address].status
+        if status != Status.closing_gracefully:
+            self._before[address] = status
+        return self._before.get(address, status)
 
-    def _reported(self, worker: str, drain: str, paused: bool, keys: Sequence[Any]) -> None:
-        """Stream handler: it comes after all that the worker said before about its tasks."""
+    def _memory_manager(self) -> ActiveMemoryManagerExtension:
+        """Dask's own, if it is running, and else one of ours; it runs in a moment, once for all."""
+        found = self._scheduler.extensions.get("amm")
+        if found is None or not found.running:
+            if self._own_manager is None:
+                self._own_manager = ActiveMemoryManagerExtension(
+                    self._scheduler, policies=set(), register=False, start=False
+                )
+            found = self._own_manager
+        if self._kick is None:
+            self._kick = asyncio.get_running_loop().call_later(KICK_DELAY, self._run_manager, found)
+        return found
+
+    def _run_manager(self, manager: ActiveMemoryManagerExtension) -> None:
+        self._kick = None
+        manager.run_once()
+
+    # -- what Dask calls -------------------------------------------------------------------------
+
+    def reported(self, worker: str, report: str, keys: Sequence[Any]) -> None:
+        """Stream handler: a worker says what it runs, after all it said before about its tasks."""
         if worker in self._drains:
-            self._drains[worker].reported(drain, paused, keys)
+            self._drains[worker].reported(report, keys)
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Note whose a worker is."""
+        held = _held(scheduler.workers[worker], scheduler.id)
+        if held is not None:
+            self._held[worker] = held
+            self._by_peer.setdefault(held, set()).add(worker)
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """Forget it."""
+        self._before.pop(worker, None)
+        held = self._held.pop(worker, None)
+        if held is not None:
+            addresses = self._by_peer[held]
+            addresses.discard(worker)
+            if not addresses:
+                del self._by_peer[held]
+
+    async def before_close(self) -> None:
+        """End all drains: the scheduler closes."""
+        if self._kick is not None:
+            self._kick.cancel()
+        await cancel_and_wait([drain.task for drain in self._drains.values()])
+
+
+def _held(ws: WorkerState, scheduler_id: str) -> Held | None:
+    tag = ws.extra.get(WORKER_EXTRA)
+    if not isinstance(tag, dict) or tag.get("scheduler_id") != scheduler_id:
+        return None
+    return str(tag.get("peer")), str(tag.get("pool"))

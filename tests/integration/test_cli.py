@@ -44,7 +44,7 @@ async def test_a_bad_configuration_ends_the_scheduler_with_a_line_per_problem() 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--discovery", "nope:x"], "is not a known discovery; there are: local, static"),
+        (["--discovery", "nope:x"], "is not a known discovery; there are: "),
         (["--discovery", "static:a?ports=1"], "unknown option 'ports'; there are: peers, port"),
         (["--discovery", "no_such_module:X"], "No module named 'no_such_module'"),
         (["--discovery", "local", "--cookie-file", "/nope"], "cookie-file /nope: cannot be read"),

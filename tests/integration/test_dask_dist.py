@@ -18,7 +18,7 @@ from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import ConfigError, DistError
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.testing import DistContract
-from tests.integration.conftest import DistFactory
+from tests.integration.clusters import DistFactory
 from tests.integration.harness import COOKIE, agent_here, free_port, scheduler_here, until
 
 
@@ -117,7 +117,9 @@ async def test_an_agent_held_by_another_scheduler_is_refused_and_says_by_whom(
 async def test_a_draining_agent_refuses(dists: DistFactory) -> None:
     async with agent_here() as agent:
         await agent.drain()
-        assert await (await dists()).connect(agent.peer) == Outcome.refused("is draining")
+        assert await (await dists()).connect(agent.peer) == Outcome.refused(
+            "is draining", expected=True
+        )
 
 
 async def test_a_warming_agent_refuses(dists: DistFactory) -> None:
@@ -131,7 +133,7 @@ async def test_a_warming_agent_refuses(dists: DistFactory) -> None:
     dist = await dists()
     local = LocalDiscovery()
     (peer,) = await until(lambda: _found(local), "the agent is registered")
-    assert await dist.connect(peer) == Outcome.refused("is warming up")
+    assert await dist.connect(peer) == Outcome.refused("is warming up", expected=True)
     warm.set()
     await entering
     assert await dist.connect(peer)

@@ -170,7 +170,7 @@ async def test_a_server_that_stops_answering_is_an_error_until_it_comes_back(kno
     discovery = DnsDiscovery(f"cpu.{ZONE}.", nameservers=knot.server, lookup_timeout="400ms")
     before = await discovery.peers()
     knot.freeze()
-    with pytest.raises(DiscoveryError, match=r"127.0.0.1:\d+ did not answer within 0\.1 s"):
+    with pytest.raises(DiscoveryError, match=r"127.0.0.1:\d+ did not answer in time"):
         await discovery.peers()
     knot.thaw()
     await discovery.peers()
@@ -291,7 +291,7 @@ async def test_names_mean_what_getent_makes_of_them(tmp_path: Path) -> None:
     probe = await asyncio.create_subprocess_exec(
         *("unshare", "-n", "-m", "true"), stderr=asyncio.subprocess.DEVNULL
     )
-    require("network namespaces", found=await probe.wait() == 0)
+    require("netns", found=await probe.wait() == 0)
     (tmp_path / "inside").mkdir()
     zones = {
         "svc.test": ["web A 10.0.0.1", "web.prod A 10.0.0.2", "a.b.c A 10.0.0.3"],

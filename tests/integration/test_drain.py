@@ -1,138 +1,22 @@
-"""What a drain saves, what it waits for, and what it says when the time is over.
-
-The agents' workers run in this process, so that a test can hold a task where it wants it.
-"""
+"""What a drain saves, what it waits for, and what it says when the time is over."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 
 import pytest
-from distributed import Client, Future, Scheduler, Worker
-from distributed.active_memory_manager import RetireWorker
-from distributed.core import Status, rpc
+from distributed import Scheduler
+from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.worker_state_machine import PauseEvent, UnpauseEvent
 
-from gc_bootstrap.agent.run import AgentServer
-from gc_bootstrap.config import DrainOptions, PoolOptions
-from gc_bootstrap.dist.dask import DaskDist
+from gc_bootstrap.dist.move import MoveAway
 from gc_bootstrap.peer import Outcome
 from gc_bootstrap.wire import DRAIN_HANDLER
-from tests.integration.conftest import DistFactory
+from tests.integration.clusters import SOON, Form, Ledger, idle, results, run, run_held
 from tests.integration.harness import agent_here, until
-
-SOON = PoolOptions(drain=DrainOptions(timeout=1.0))
-
-
-class Ledger:
-    """Counts executions; workers share it, for they run in this process."""
-
-    def __init__(self) -> None:
-        self.runs: Counter[object] = Counter()
-        self.open = threading.Event()
-        self.entered = threading.Semaphore(0)
-
-    def __reduce__(self) -> str:
-        return "LEDGER"
-
-    def __call__(self, key: object) -> object:
-        self.runs[key] += 1
-        return key
-
-    def held(self, key: object) -> object:
-        self.runs[key] += 1
-        self.entered.release()
-        assert self.open.wait(30)
-        return key
-
-
-LEDGER = Ledger()
-
-
-def run(key: object) -> object:
-    return LEDGER(key)
-
-
-def run_held(key: object) -> object:
-    return LEDGER.held(key)
-
-
-@pytest.fixture(autouse=True)
-def ledger() -> Iterator[Ledger]:
-    global LEDGER
-    LEDGER = Ledger()
-    yield LEDGER
-    LEDGER.open.set()
-
-
-@dataclass
-class Cluster:
-    scheduler: Scheduler
-    client: Client
-    dist: DaskDist
-    agents: list[AgentServer] = field(default_factory=list)
-
-    def address(self, number: int) -> str:
-        (worker,) = self.agents[number].agent.status()["workers"]
-        return str(worker["address"])
-
-    def worker(self, number: int) -> Worker:
-        (worker,) = (w for w in Worker._instances if w.address == self.address(number))
-        return worker
-
-    async def drop(self, number: int) -> Outcome:
-        return await self.dist.disconnect(self.agents[number].peer)
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-async def form(scheduler: Scheduler, dists: DistFactory, stack: AsyncExitStack) -> Form:
-    return Form(scheduler, dists, stack)
-
-
-class Form:
-    """Makes a cluster of so many agents."""
-
-    def __init__(self, scheduler: Scheduler, dists: DistFactory, stack: AsyncExitStack) -> None:
-        self._scheduler, self._dists, self._stack = scheduler, dists, stack
-
-    async def __call__(self, count: int, options: PoolOptions | None = None) -> Cluster:
-        # Not entered: a Client has to be left in the context in which it was entered.
-        client = await Client(self._scheduler.address, asynchronous=True)
-        self._stack.push_async_callback(client.close)
-        cluster = Cluster(self._scheduler, client, await self._dists(options))
-        for _ in range(count):
-            await self.add(cluster)
-        return cluster
-
-    async def add(self, cluster: Cluster, *arguments: str) -> None:
-        agent = await self._stack.enter_async_context(agent_here(*arguments, insecure=True))
-        assert await cluster.dist.connect(agent.peer)
-        cluster.agents.append(agent)
-
-
-async def results(
-    cluster: Cluster, count: int, workers: list[str] | None = None
-) -> list[Future[object]]:
-    """So many results in memory, each computed once."""
-    futures = cluster.client.map(run, range(count), pure=False, workers=workers)
-    assert await cluster.client.gather(futures) == list(range(count))
-    return futures
-
-
-def idle(cluster: Cluster, number: int) -> bool:
-    return cluster.agents[number].agent.state == "idle"
 
 
 async def test_results_move_and_nothing_runs_twice(form: Form, ledger: Ledger) -> None:
@@ -154,7 +38,7 @@ async def test_a_running_task_finishes(form: Form, ledger: Ledger) -> None:
     await asyncio.sleep(0.2)
     assert not drop.done()
     progress = cluster.dist.progress(cluster.agents[0].peer)
-    assert progress.startswith("draining: 1 tasks run, 0 results (0 B) are there, ")
+    assert progress.startswith("draining: 1 tasks, 0 results (0 B) are there, ")
     ledger.open.set()
     assert await drop == Outcome.DONE
     assert cluster.dist.progress(cluster.agents[0].peer) == ""
@@ -190,7 +74,9 @@ async def test_a_task_that_outlasts_its_share_starts_again_elsewhere(
         drop = asyncio.create_task(cluster.drop(0))
         await until(lambda: ledger.entered.acquire(blocking=False), "it runs again")
         ledger.open.set()
-        assert await drop == Outcome.DONE
+        outcome = await drop
+    assert outcome.kind == "done"
+    assert "lost 1 running tasks, which start again" in outcome.reason
     assert await future == 1
     assert ledger.runs == {1: 2}
     assert "1 tasks have not finished in time; they start again elsewhere" in caplog.text
@@ -207,7 +93,7 @@ async def test_the_last_worker_is_kept_until_the_deadline_and_the_loss_is_said(
         outcome = await cluster.drop(0)
     assert outcome.kind == "done"
     assert "lost 5 results, which are computed again, 1 scattered values (" in outcome.reason
-    assert "no other worker can take its 6 results; it is kept for" in caplog.text
+    assert "no other worker can take its data; it is kept for" in caplog.text
     assert began.address not in cluster.scheduler.workers
     assert idle(cluster, 0)
     assert scattered[0].status in ("lost", "cancelled", "error", "pending")
@@ -278,9 +164,9 @@ async def test_a_drain_that_is_cancelled_while_data_moves_keeps_the_rest(
     # The other one takes nothing, and the scheduler does not know that.
     cluster.worker(1).handle_stimulus(PauseEvent(stimulus_id="test"))
 
-    def retiring() -> list[RetireWorker]:
+    def retiring() -> list[MoveAway]:
         policies = cluster.scheduler.extensions["amm"].policies
-        return [policy for policy in policies if isinstance(policy, RetireWorker)]
+        return [policy for policy in policies if isinstance(policy, MoveAway)]
 
     drop = asyncio.create_task(cluster.drop(0))
     await until(retiring, "data is to be moved")
@@ -294,10 +180,12 @@ async def test_a_drain_that_is_cancelled_while_data_moves_keeps_the_rest(
     assert set(ledger.runs.values()) == {1}
 
 
-async def test_drained_again_at_once_and_cancelled_again_it_still_works(form: Form) -> None:
+async def test_drained_again_at_once_and_cancelled_again_it_still_works(
+    form: Form, ledger: Ledger
+) -> None:
     cluster = await form(2)
-    await results(cluster, 10)
     worker = cluster.worker(0)
+    futures = await results(cluster, 10, workers=[worker.address])
     for _ in range(5):
         drop = asyncio.create_task(cluster.drop(0))
         await asyncio.sleep(0)
@@ -308,6 +196,7 @@ async def test_drained_again_at_once_and_cancelled_again_it_still_works(form: Fo
     await asyncio.sleep(0.1)
     await until(lambda: (ws.status, worker.status) == (Status.running,) * 2, "both say it runs")
     assert len(await results(cluster, 3, workers=[worker.address])) == 3
+    assert await cluster.client.gather(futures) == list(range(10))
 
 
 async def test_workers_that_drain_together_give_nothing_to_each_other(
@@ -350,20 +239,21 @@ async def test_sigterm_waits_for_running_tasks_and_moves_data(form: Form, ledger
     assert set(ledger.runs.values()) == {1}
 
 
-async def test_a_drain_for_an_agent_leaves_strangers_alone(form: Form) -> None:
-    cluster = await form(1)
-    async with Worker(cluster.scheduler.address) as stranger, rpc(cluster.scheduler.address) as r:
-        assert await getattr(r, DRAIN_HANDLER)(workers=[stranger.address], timeout=5) == {}
-        assert stranger.address in cluster.scheduler.workers
+async def test_an_agent_is_drained_after_its_pool_was_closed(form: Form, ledger: Ledger) -> None:
+    cluster = await form(2)
+    futures = await results(cluster, 20)
+    await cluster.dist.close()
+    await cluster.agents[0].drain()
+    assert await cluster.client.gather(futures) == list(range(20))
+    assert set(ledger.runs.values()) == {1}
 
 
-async def test_an_agent_whose_schedulers_plugin_is_gone_is_retired_by_dask_alone(
+async def test_an_agent_of_a_scheduler_that_cannot_drain_is_retired_by_dask_alone(
     form: Form, ledger: Ledger
 ) -> None:
     cluster = await form(2)
     futures = await results(cluster, 20)
-    await cluster.dist.close()
-    assert DRAIN_HANDLER not in cluster.scheduler.handlers
+    del cluster.scheduler.handlers[DRAIN_HANDLER]
     await cluster.agents[0].drain()
     assert await cluster.client.gather(futures) == list(range(20))
     assert set(ledger.runs.values()) == {1}
@@ -399,9 +289,12 @@ async def test_a_drained_member_whose_agent_cannot_be_told_is_gone_all_the_same(
     assert set(ledger.runs.values()) == {1}
 
 
-async def test_a_paused_worker_is_paused_again_after_a_cancelled_drain(form: Form) -> None:
+async def test_a_paused_worker_is_paused_again_after_a_cancelled_drain(
+    form: Form, ledger: Ledger
+) -> None:
     cluster = await form(0)
     await form.add(cluster, "--memory-limit", "0")  # or its memory monitor would unpause it
+    futures = await results(cluster, 3)
     worker = cluster.worker(0)
     worker.status = Status.paused
     ws = cluster.scheduler.workers[worker.address]
@@ -412,3 +305,34 @@ async def test_a_paused_worker_is_paused_again_after_a_cancelled_drain(form: For
     await asyncio.gather(drop, return_exceptions=True)
     await asyncio.sleep(0.1)
     await until(lambda: (ws.status, worker.status) == (Status.paused,) * 2, "both say it is paused")
+    assert await cluster.client.gather(futures) == [0, 1, 2]
+
+
+async def test_a_drain_while_the_worker_registers_drains_it(
+    form: Form, ledger: Ledger, stack: AsyncExitStack
+) -> None:
+    cluster = await form(1)
+    agent = await stack.enter_async_context(agent_here(insecure=True))
+    held = cluster.client.map(run_held, range(2), pure=False)
+    answer = asyncio.Event()
+
+    async def slowly(**keywords: object) -> object:
+        await answer.wait()
+        return cluster.scheduler.identity()
+
+    class Registration(SchedulerPlugin):
+        def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+            scheduler.handlers["identity"] = slowly  # so that the agent does not know yet
+
+    cluster.scheduler.add_plugin(Registration())
+    attaching = asyncio.create_task(cluster.dist.connect(agent.peer))
+    for _ in range(2):
+        await until(lambda: ledger.entered.acquire(blocking=False), "both tasks run")
+    assert agent.agent.state == "attaching"
+    drain = asyncio.create_task(agent.drain())
+    await asyncio.sleep(0.1)
+    answer.set()
+    ledger.open.set()
+    await asyncio.gather(drain, attaching, return_exceptions=True)
+    assert await cluster.client.gather(held) == [0, 1]
+    assert set(ledger.runs.values()) == {1}

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from distributed import Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap import wire
 from gc_bootstrap.agent.listen import Listen
@@ -17,7 +18,7 @@ from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.wire import AttachRequest
-from tests.integration.conftest import DistFactory
+from tests.integration.clusters import DistFactory
 from tests.integration.harness import (
     agent_here,
     free_port,
@@ -77,13 +78,20 @@ async def test_the_lease_of_a_silent_scheduler_ends_and_another_can_attach(
 async def test_an_attach_for_a_scheduler_that_was_replaced_at_its_address_fails(
     scheduler: Scheduler,
 ) -> None:
+    registered: list[str] = []
+
+    class Registrations(SchedulerPlugin):
+        def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+            registered.append(worker)
+
+    scheduler.add_plugin(Registrations())
     async with agent_here(insecure=True) as agent:
         late = AttachRequest(scheduler.address, "Scheduler-of-before", str(agent.peer))
         status, answer = await request(agent.peer, "POST", wire.ATTACH, wire.encode(late))
         assert status == 502
         assert answer["error"] == f"another scheduler is at {scheduler.address}: {scheduler.id}"
         await until(lambda: agent.agent.state == "idle", "the agent is idle")
-        assert not scheduler.workers
+        assert not registered
 
 
 async def test_workers_of_the_scheduler_of_before_are_no_members(

@@ -18,10 +18,12 @@ from gc_bootstrap.agent import run as run_module
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.peer import Peer
 from tests.integration.harness import (
+    COOKIE,
     Processes,
     agent_here,
     free_port,
     request,
+    scheduler_here,
     until,
 )
 
@@ -61,9 +63,8 @@ async def test_an_attach_that_fails_halfway_and_is_cut_off_leaves_no_worker(
     ((peer, group),) = agents.items()
     assert group.pid is not None
     plain = await processes.scheduler("static:")
-    from tests.integration.harness import COOKIE
-
-    attach = wire.encode(wire.AttachRequest(plain.address, "Scheduler-x", str(peer)))
+    scheduler_id = (await plain.status())["id"]
+    attach = wire.encode(wire.AttachRequest(plain.address, scheduler_id, str(peer)))
     attaching = asyncio.create_task(request(peer, "POST", "/v1/attach", attach, cookie=COOKIE))
     await until(lambda: len(workers_of(group.pid or 0)) >= 1, "a worker is starting")
     await asyncio.sleep(0.5)
@@ -206,7 +207,6 @@ async def test_names_that_resolve_slowly_hold_up_nobody(monkeypatch: pytest.Monk
     from gc_bootstrap.dist.dask import DaskDist
     from gc_bootstrap.pool import Pool
     from gc_bootstrap.testing import ManualDiscovery
-    from tests.integration.harness import scheduler_here
 
     resolve = socket.getaddrinfo
 

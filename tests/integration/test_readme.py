@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import sys
@@ -16,6 +17,7 @@ from distributed import Client
 from gc_bootstrap import Discovery, backends
 from gc_bootstrap.config import read_pools
 from tests.integration.harness import Processes, SchedulerProcess, free_port, run_cli, until
+from tests.integration.knot import Knot
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -83,6 +85,45 @@ async def test_its_python_attaches_from_a_client(tmp_path: Path) -> None:
         process = await asyncio.create_subprocess_exec(sys.executable, str(script))
         assert await process.wait() == 0
         await SchedulerProcess(group, address).formed(agents)
+
+
+async def test_its_dns_names_find_agents(tmp_path: Path) -> None:
+    """Each short form of the how-to, asked of a name server that has such records."""
+    (section,) = re.findall(r"^### DNS$(.*?)^### ", README, re.DOTALL | re.MULTILINE)
+    commands = re.findall(r"^dask (pool peers) '(dns:\S+)'", section, re.MULTILINE)
+    specs = {spec for _, spec in commands} | set(re.findall(r"`(dns:\S+)`", section))
+    assert len(commands) == 1
+    assert len(specs) == 6
+    async with Knot(tmp_path, ["prod", "0.0.10.in-addr.arpa"]) as knot:
+        await knot.write(
+            "prod",
+            *("workers A 10.0.0.5", "workers AAAA fd00::5"),
+            "_dask._tcp.workers SRV 0 0 9000 workers",
+        )
+        await knot.write("0.0.10.in-addr.arpa", "5 PTR workers.prod.")
+        found = set()
+        for spec in specs:
+            name, mark, query = spec.partition("?")
+            asked = f"{name}.?{query}{mark and '&'}nameservers={knot.server}"
+            code, out, err = await run_cli("pool", "peers", "--json", asked)
+            assert (code, err) == (0, "")
+            found |= {peer["address"] for peer in json.loads(out)["peers"]}
+    assert found == {
+        *("10.0.0.5:8791", "[fd00::5]:8791", "workers.prod:8791"),
+        *("workers.prod:9000", "10.0.0.5:9000"),
+    }
+
+
+def test_its_dns_options_are_accepted() -> None:
+    (section,) = re.findall(r"^### DNS$(.*?)^### ", README, re.DOTALL | re.MULTILINE)
+    options: dict[str, Any] = {}
+    for code in re.findall(r"^- `([^`]+)`", section, re.MULTILINE):
+        options |= yaml.safe_load(code)
+    assert options.keys() == {"nameservers", "partial", "cache"}
+    (whole,) = re.findall(r"`discovery: (.*?)`", section)
+    written = yaml.safe_load(whole)
+    written["dns"] |= options
+    assert isinstance(backends.load("discovery", written, "x"), Discovery)
 
 
 def test_its_configuration_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

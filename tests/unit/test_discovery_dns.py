@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv4Address
 from typing import Any
@@ -63,7 +63,7 @@ class FakeResolver:
         return one
 
     async def resolve(
-        self, hosts: Iterable[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
+        self, hosts: Collection[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
     ) -> dict[str, Found]:
         return {host: await self.find(name_of(host), types) for host in hosts}
 

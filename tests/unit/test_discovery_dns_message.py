@@ -162,19 +162,31 @@ def test_a_ttl_with_the_highest_bit_is_zero() -> None:
     assert answer.ttl == 0
 
 
+def with_record(kind: int, data: bytes) -> bytes:
+    """An answer with one record of the name in the question, its data as it is given."""
+    wire = bytearray(answer_to(query(SRV)))
+    wire[6:8] = b"\0\1"
+    record = b"\xc0\x0c" + kind.to_bytes(2, "big") + b"\0\1\0\0\0\0\0" + bytes([len(data)])
+    wire[-11:-11] = record + data  # before the OPT record, which has 11 octets
+    return bytes(wire)
+
+
 def test_compressed_targets_are_read_and_never_taken_for_unchanged() -> None:
     """RFC 2782 forbids compression in SRV; a receiver has to stand it."""
-    wire = bytearray(answer_to(query(SRV), ["cpu.workers.test. 30 SRV 0 0 9000 x.workers.test."]))
-    target = b"\x01x\x07workers\x04test\x00"
-    start = wire.rindex(target)
-    compressed = b"\x01x\xc0" + bytes([12 + len(b"\x03cpu")])
-    length = start - 8
-    assert int.from_bytes(wire[length : length + 2], "big") == 6 + len(target)
-    wire[start : start + len(target)] = compressed
-    wire[length : length + 2] = (6 + len(compressed)).to_bytes(2, "big")
-    parsed = parse(bytes(wire))
-    assert hosts(read(parsed, SRV)) == {("x.workers.test.", 9000)}
-    assert fingerprint(parsed, SRV) is None
+    whole = parse(with_record(33, b"\0\0\0\0\x23\x28\1x\7workers\4test\0"))
+    after_cpu = bytes([12 + len(b"\3cpu")])
+    compressed = parse(with_record(33, b"\0\0\0\0\x23\x28\1x\xc0" + after_cpu))
+    for parsed in (whole, compressed):
+        assert hosts(read(parsed, SRV)) == {("x.workers.test.", 9000)}
+    assert fingerprint(whole, SRV) is not None
+    assert fingerprint(compressed, SRV) is None
+
+
+def test_an_alias_never_looks_like_an_address() -> None:
+    """61.1.97.0 has the octets of "=", and of the name "a."."""
+    address = parse(answer_to(query(A), ["cpu.workers.test. 30 A 61.1.97.0"]))
+    alias = parse(answer_to(query(A), ["cpu.workers.test. 30 CNAME a."]))
+    assert fingerprint(address, A) != fingerprint(alias, A)
 
 
 def test_only_an_answer_to_the_very_query_is_taken() -> None:
@@ -287,12 +299,7 @@ def test_a_damaged_answer_is_read_or_malformed(
 @pytest.mark.parametrize("kind", [5, 33])
 @pytest.mark.parametrize("data", [b"", b"\1", b"\xff", b"\xc0\xff", b"\0\0\0\0\0\0"])
 def test_a_record_too_short_to_be_one_is_malformed(kind: int, data: bytes) -> None:
-    wire = bytearray(answer_to(query(SRV)))
-    opt = wire[-11:]
-    wire[6:8] = b"\0\1"
-    record = b"\xc0\x0c" + kind.to_bytes(2, "big") + b"\0\1\0\0\0\0\0" + bytes([len(data)])
-    wire[-11:] = record + data + opt
-    parsed = parse(bytes(wire))
+    parsed = parse(with_record(kind, data))
     with suppress(MalformedError):
         fingerprint(parsed, SRV)
     with pytest.raises(MalformedError):

@@ -30,7 +30,7 @@ from tests.unit.dns_helpers import (
 
 ONE, TWO = "10.0.0.1:53", "10.0.0.2:53"
 CONF = "nameserver 10.0.0.1\nnameserver 10.0.0.2\nsearch a.test b.test\noptions ndots:2\n"
-SILENT = SilentError("did not answer within 1 s")
+SILENT = SilentError("did not answer in time")
 
 
 def no_soa(sent: bytes) -> bytes:
@@ -155,6 +155,17 @@ async def test_a_silent_server_is_asked_again(asked: Asked) -> None:
     found = await asked.find("w.a.test.", {"*": second})
     assert hosts(found) == ["10.1.0.1"]
     assert [server for server, *_ in asked.servers.asked] == [ONE, TWO, ONE]
+
+
+async def test_a_failure_is_said_in_the_same_words_at_each_look(asked: Asked) -> None:
+    """The pool logs an error when it is another one than before."""
+
+    async def find() -> tuple[str, ...]:
+        return (await asked.find("w", {"*": SILENT}, {"*": servfail})).doubts
+
+    assert await find() == await find()
+    (first, *_) = await find()
+    assert first == f"w.a.test. A: {ONE} did not answer in time; {TWO} answered SERVFAIL"
 
 
 async def test_a_server_that_was_silent_is_asked_last_from_then_on(asked: Asked) -> None:
@@ -319,14 +330,15 @@ async def test_many_names_are_asked_for_some_at_a_time(offload: Offload, tmp_pat
     assert 1 < most <= CONCURRENCY
 
 
-async def test_a_large_answer_is_read_once(asked: Asked) -> None:
+@pytest.mark.parametrize("count", [2, 300])
+async def test_an_answer_is_read_once(asked: Asked, count: int) -> None:
     """The very same records object, unless something has changed; its TTL is new."""
-    texts = [f"w.test. 30 A 10.1.{i >> 8}.{i & 255}" for i in range(300)]
+    texts = [f"w.test. 30 A 10.1.{i >> 8}.{i & 255}" for i in range(count)]
     first = await asked.find("w.test.", {"*": records(*texts)})
     later = [text.replace(" 30 ", " 20 ") for text in reversed(texts)]
     again = await asked.find("w.test.", {"*": records(*later)})
     other = await asked.find("w.test.", {"*": records(*later[1:])})
-    assert len(first.answers[0].records) == 300
+    assert len(first.answers[0].records) == count
     assert again.answers[0].records is first.answers[0].records
     assert (first.answers[0].ttl, again.answers[0].ttl) == (30, 20)
-    assert len(other.answers[0].records) == 299
+    assert len(other.answers[0].records) == count - 1

@@ -57,8 +57,13 @@ def test_those_that_never_failed_come_first_and_then_the_fewest_failures() -> No
 
 
 def test_a_busy_peer_is_neither_connected_nor_dropped_nor_held() -> None:
-    proposed = plan(snap(A, B, leaving=[B]), {B}, History(), KEEP, 0.0, busy={A, B})
+    proposed = plan(snap(A, B, leaving=[B]), {B}, History(), KEEP, 0.0, {A, B}, {B})
     assert proposed == Plan()
+
+
+def test_a_peer_that_leaves_while_it_is_connected_is_the_reason_for_the_next_plan() -> None:
+    proposed = plan(snap(A, leaving=[A]), set(), History(), KEEP, 0.0, {A})
+    assert proposed == Plan(awaited=(A,))
 
 
 # -- backing off -----------------------------------------------------------------------------------
@@ -281,7 +286,7 @@ def test_a_hold_that_is_over_never_says_less_than_nothing_is_left() -> None:
 
 def test_a_drop_is_cancelled_when_discovery_names_the_peer_again() -> None:
     proposed = plan(snap(A), {A}, History(), drain(), 0.0, {A}, {A})
-    assert proposed == Plan(cancel=(A,))
+    assert proposed == Plan(cancel=(A,), awaited=(A,))
 
 
 @pytest.mark.parametrize("answer", [snap(A, leaving=[A]), snap(), snap(complete=False)])

@@ -141,6 +141,32 @@ async def test_a_drop_is_cancelled_when_the_peer_is_wanted_again() -> None:
         assert (status.members, status.counters["drops-cancelled"]) == ((A,), 1)
 
 
+async def test_a_peer_that_leaves_while_it_is_attached_is_dropped_right_after() -> None:
+    discovery, dist = ManualDiscovery([A]), FakeDist()
+    dist.behaviour = {A: 0.05}
+    async with Pool(discovery, dist, options=RARELY) as pool:
+        await eventually(lambda: dist.calls == [("connect", A)])
+        discovery.set(Snapshot(frozenset({A}), leaving=frozenset({A})))
+        await eventually(refreshed(pool, 1))
+        await eventually(lambda: ("disconnect", A) in dist.calls)
+
+
+async def test_a_refusal_that_is_part_of_a_peers_life_is_no_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    discovery, dist = ManualDiscovery([A, B]), FakeDist()
+    dist.behaviour = {
+        A: Outcome.refused("is draining", expected=True),
+        B: Outcome.refused("is held by another"),
+    }
+    with caplog.at_level(logging.INFO, "gc_bootstrap"):
+        async with opened(discovery, dist) as pool:
+            await pool.run_once()
+    levels = {record.getMessage().split(": ")[2]: record.levelname for record in caplog.records}
+    assert levels["is draining; next try in 0.0 s"] == "INFO"
+    assert levels["is held by another; next try in 0.0 s"] == "WARNING"
+
+
 async def test_a_panic_is_counted_and_said_to_be_over(caplog: pytest.LogCaptureFixture) -> None:
     removal = RemovalOptions("drain", after=1, grace=0.0)
     discovery, dist = ManualDiscovery([A, B, C, D]), FakeDist()

@@ -56,7 +56,6 @@ COMPUTE_TIMEOUT = 5.0
 SAID = 3
 """How many problems of a kind a line names; then it counts."""
 
-
 NOBODY = Peers()
 
 T = TypeVar("T")
@@ -80,7 +79,8 @@ class DnsDiscovery(Discovery):
     ----------
     domain
         The name. A relative one (without a dot at its end) goes through the system's search list
-        and ``ndots``.
+        and ``ndots``. A wildcard's records are like any others: where a suffix of the search list
+        has one, only a dot at the end keeps a name from it.
     record_type
         ``"ip"``: A or AAAA records, each the address of an agent. ``"srv"``: SRV records.
     ipv6
@@ -246,7 +246,7 @@ class DnsDiscovery(Discovery):
         if rows and not peers.peers and doubts:
             raise DiscoveryError(
                 f"none of {len(hosts)} {'addresses' if reverse else 'targets'} of"
-                f" {self._options.domain} could be resolved: {_several(doubts)}"
+                f" {self._options.domain} could be resolved: {_several(sorted(doubts))}"
             )
         ttls = [answer.ttl for look in looks.values() for answer in look.answers]
         return _Looked(peers, (*found.doubts, *doubts), min([ttl, *ttls]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -52,10 +52,12 @@ SMALL = message.EDNS_PAYLOAD
 """Octets up to which an answer is read on the event loop: 1 ms at most, and most take a tenth of
 that, as a change of threads does. Look-ups of thousands of names have answers of this size."""
 
-REMEMBERED = 16
-"""Large answers that are remembered: A and AAAA of each name that a search list makes of one."""
+REMEMBERED = 8192
+"""Answers that are remembered: those of one look-up, with all its targets or addresses. A message
+holds fewer than 6,000 records."""
 
 Exchange = Callable[[Peer, bytes, float], Awaitable[bytes]]
+_Read = tuple[frozenset[bytes], Records]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Lookup(Protocol):
         """Ask for a name that may be relative."""
 
     async def resolve(
-        self, hosts: Iterable[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
+        self, hosts: Collection[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
     ) -> dict[str, Found]:
         """Ask for many hosts; ``name_of`` says by which absolute name."""
 
@@ -111,7 +113,7 @@ class Reader:
 
     def __init__(self, offload: Offload) -> None:
         self._offload = offload
-        self._last: dict[Question, tuple[frozenset[bytes], Records]] = {}
+        self._last: dict[Question, _Read] = {}
 
     async def read(self, wire: bytes, question: Question, until: float) -> Answer:
         """Read an answer. One with the records of the last gives the very same ``records``.
@@ -123,22 +125,31 @@ class Reader:
         TooLateError
             There was no time to read it.
         """
-        if len(wire) <= SMALL:
-            return message.read(message.parse(wire), question)
-        return await self._offload.run(lambda pause: self._read(wire, question, pause), until)
-
-    def _read(self, wire: bytes, question: Question, pause: Callable[[], None]) -> Answer:
-        parsed = message.parse(wire)
-        fingerprint = message.fingerprint(parsed, question)
         last = self._last.get(question)
-        if last is not None and last[0] == fingerprint:
-            return replace(last[1], ttl=message.ttl_of(parsed.answer))
-        answer = message.read(parsed, question, pause)
+        if len(wire) <= SMALL:
+            answer, fingerprint = _read(wire, question, last)
+        else:
+            answer, fingerprint = await self._offload.run(
+                lambda pause: _read(wire, question, last, pause), until
+            )
         if fingerprint is not None and isinstance(answer, Records):
-            self._last[question] = (fingerprint, answer)
+            self._last[question] = fingerprint, answer
             if len(self._last) > REMEMBERED:
                 del self._last[next(iter(self._last))]
         return answer
+
+
+def _read(
+    wire: bytes, question: Question, last: _Read | None, pause: Callable[[], None] = lambda: None
+) -> tuple[Answer, frozenset[bytes] | None]:
+    """Read an answer, unless the last one said the same."""
+    parsed = message.parse(wire)
+    pause()
+    fingerprint = message.fingerprint(parsed, question)
+    pause()
+    if last is not None and last[0] == fingerprint:
+        return replace(last[1], ttl=message.ttl_of(parsed.answer)), fingerprint
+    return message.read(parsed, question, pause), fingerprint
 
 
 class SystemResolver:
@@ -192,6 +203,8 @@ class SystemResolver:
             servers, problems = await _addresses(self._nameservers, system)
             if not servers:
                 raise DiscoveryError("; ".join(problems))
+            for problem in problems:
+                logger.debug("%s", problem)
             return lookup(replace(conf, servers=tuple(servers)))
         if not conf.servers:
             raise DiscoveryError(f"{self._file.path}: is not there, or names no server")
@@ -258,7 +271,7 @@ class _Lookup:
         return Found((), doubts)
 
     async def resolve(
-        self, hosts: Iterable[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
+        self, hosts: Collection[str], types: Sequence[RdataType], name_of: Callable[[str], Name]
     ) -> dict[str, Found]:
         """Ask for many hosts, some at a time."""
         waiting = iter(hosts)
@@ -269,7 +282,7 @@ class _Lookup:
                 found[host] = await self._resolve(name_of(host), types)
 
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(CONCURRENCY):
+            for _ in range(min(CONCURRENCY, len(hosts))):
                 tasks.create_task(work(), name="gc_bootstrap dns: look-up")
         return found
 
@@ -311,28 +324,27 @@ class _Lookup:
 
     async def _ask(self, question: Question) -> Records | Alias | Nothing | Unknown:
         """Ask one server after the other until one can say."""
-        failures: list[str] = []
+        # The first of each server: the same failure is to be told in the same words at each look.
+        failures: dict[Peer, str] = {}
         # Those that have been silent before come last: thousands of names are not to wait for them.
         servers = sorted(self._conf.servers, key=self._silent.__contains__)
         for _ in range(ROUNDS):
             for server in servers:
                 try:
                     answer = await self._ask_server(server, question)
-                except SilentError as exc:
-                    self._silent.add(server)
-                    failures.append(f"{server} {exc}")
                 except (NoAnswerError, MalformedError) as exc:
-                    failures.append(f"{server} {exc}")
+                    if isinstance(exc, SilentError):
+                        self._silent.add(server)
+                    failures.setdefault(server, str(exc))
                 else:
                     if not isinstance(answer, Unknown):
                         return answer
-                    failures.append(f"{server} {answer.reason}")
+                    failures.setdefault(server, answer.reason)
             servers = [server for server in servers if server in self._silent]
             if not servers:
                 break
-        unknown = Unknown(f"{question}: " + "; ".join(dict.fromkeys(failures)))
-        logger.debug("%s", unknown.reason)
-        return unknown
+        said = "; ".join(f"{server} {failure}" for server, failure in failures.items())
+        return Unknown(f"{question}: {said}")
 
     async def _ask_server(
         self, server: Peer, question: Question

@@ -1,0 +1,136 @@
+"""Dists, and clusters of agents in this process whose tasks a test can count and hold back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from distributed import Client, Future, Scheduler, Worker
+
+from gc_bootstrap.agent.run import AgentServer
+from gc_bootstrap.config import DrainOptions, PoolOptions
+from gc_bootstrap.dist import Owner
+from gc_bootstrap.dist.dask import DaskDist
+from gc_bootstrap.peer import Outcome
+from tests.integration.harness import agent_here
+
+SOON = PoolOptions(drain=DrainOptions(timeout=1.0))
+
+
+class Ledger:
+    """Counts executions; workers share it, for they run in this process."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[object] = Counter()
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+
+    def __reduce__(self) -> str:
+        return "LEDGER"
+
+    def __call__(self, key: object) -> object:
+        self.runs[key] += 1
+        return key
+
+    def held(self, key: object) -> object:
+        self.runs[key] += 1
+        self.entered.release()
+        assert self.open.wait(30)
+        return key
+
+
+LEDGER = Ledger()
+
+
+def run(key: object) -> object:
+    return LEDGER(key)
+
+
+def run_held(key: object) -> object:
+    return LEDGER.held(key)
+
+
+def new_ledger() -> Ledger:
+    """Begin a new one, for one test."""
+    global LEDGER
+    LEDGER = Ledger()
+    return LEDGER
+
+
+@dataclass
+class Cluster:
+    scheduler: Scheduler
+    client: Client
+    dist: DaskDist
+    agents: list[AgentServer] = field(default_factory=list)
+
+    def address(self, number: int) -> str:
+        (worker,) = self.agents[number].agent.status()["workers"]
+        return str(worker["address"])
+
+    def worker(self, number: int) -> Worker:
+        (worker,) = (w for w in Worker._instances if w.address == self.address(number))
+        return worker
+
+    async def drop(self, number: int) -> Outcome:
+        return await self.dist.disconnect(self.agents[number].peer)
+
+
+class Form:
+    """Makes a cluster of so many agents."""
+
+    def __init__(self, scheduler: Scheduler, dists: DistFactory, stack: AsyncExitStack) -> None:
+        self._scheduler, self._dists, self._stack = scheduler, dists, stack
+
+    async def __call__(self, count: int, options: PoolOptions | None = None) -> Cluster:
+        # Not entered: a Client has to be left in the context in which it was entered.
+        client = await Client(self._scheduler.address, asynchronous=True)
+        self._stack.push_async_callback(client.close)
+        cluster = Cluster(self._scheduler, client, await self._dists(options))
+        for _ in range(count):
+            await self.add(cluster)
+        return cluster
+
+    async def add(self, cluster: Cluster, *arguments: str) -> None:
+        agent = await self._stack.enter_async_context(agent_here(*arguments, insecure=True))
+        assert await cluster.dist.connect(agent.peer)
+        cluster.agents.append(agent)
+
+
+async def results(
+    cluster: Cluster, count: int, workers: list[str] | None = None
+) -> list[Future[object]]:
+    """So many results in memory, each computed once."""
+    futures = cluster.client.map(run, range(count), pure=False, workers=workers)
+    assert await cluster.client.gather(futures) == list(range(count))
+    return futures
+
+
+def idle(cluster: Cluster, number: int) -> bool:
+    return cluster.agents[number].agent.state == "idle"
+
+
+class DistFactory:
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._made: list[DaskDist] = []
+
+    async def __call__(
+        self,
+        options: PoolOptions | None = None,
+        *,
+        pool: str = "default",
+        scheduler: Scheduler | None = None,
+    ) -> DaskDist:
+        owner = Owner(scheduler or self._scheduler, pool, options or PoolOptions())
+        dist = await asyncio.to_thread(DaskDist.for_scheduler, owner)  # it reads files
+        self._made.append(dist)
+        await dist.start()
+        return dist
+
+    async def close(self) -> None:
+        for dist in self._made:
+            await dist.close()
