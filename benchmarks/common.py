@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from types import FrameType
 from typing import Any
 
@@ -161,3 +161,31 @@ class Ticker:
             yield
         finally:
             asyncio.Handle._run = original  # type: ignore[method-assign]
+
+
+class BothClocks(Ticker):
+    """Measures stretches of the event loop by the clock, and by the processor time in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest_cpu = 0.0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """As the ticker's, and :attr:`longest_cpu` besides."""
+        with super().watching():
+            timed = asyncio.Handle._run
+
+            def both(handle: asyncio.Handle) -> None:
+                began = thread_time()
+                timed(handle)
+                self.longest_cpu = max(self.longest_cpu, thread_time() - began)
+
+            asyncio.Handle._run = both  # type: ignore[method-assign,assignment]
+            yield
+
+    def take(self) -> tuple[float, float]:
+        """The longest of both, and begin anew."""
+        taken = self.longest, self.longest_cpu
+        self.longest = self.longest_cpu = 0.0
+        return taken

@@ -211,6 +211,7 @@ def test_endpoints_over_capacity_are_not_complete(value: str) -> None:
     store = Store(lambda o: read_endpoints(o, OPTIONS), None, "ipv4")
     assert store.put(obj)
     assert store.snapshot() == Snapshot(frozenset(CPU), complete=False)
+    assert store.problems() == ["Endpoints cpu: over 1,000, the others were left out"]
     del obj["metadata"]["annotations"]
     assert store.put(obj)
     assert store.snapshot().complete

@@ -16,6 +16,7 @@ from gc_bootstrap.discovery.kubernetes.reflector import Reflector
 from gc_bootstrap.discovery.kubernetes.resources import RESOURCES, Resource
 from gc_bootstrap.discovery.kubernetes.store import Store
 from gc_bootstrap.errors import DiscoveryError
+from tests.kube import fixture
 from tests.unit.helpers import eventually
 
 OPTIONS = Options(service="cpu", namespace="pools")
@@ -138,6 +139,20 @@ async def test_a_version_that_is_gone_again_and_again_is_backed_off() -> None:
     asked = await script.run()
     # At once the first time, then as any failure; and at once again when it was long ago.
     assert times(asked, "list") == [0, 0, 0.4, 1.2, 61.2]
+
+
+async def test_a_recorded_410_is_listed_anew_at_once() -> None:
+    recorded = json.dumps(fixture("endpointslices-watch-410.jsonl")[0]).encode()
+    script = Script([EMPTY, EMPTY], [(5.0, [recorded])])
+    assert times(await script.run(), "list") == [0, 5]
+    assert script.reflector.error is None
+
+
+async def test_any_other_error_in_a_watch_is_a_failure() -> None:
+    event = {"type": "ERROR", "object": fixture("error-403.json")}
+    script = Script([EMPTY, EMPTY], [(5.0, [json.dumps(event).encode()])])
+    assert times(await script.run(), "list") == [0, 5.4]
+    assert "watch endpointslices in namespace pools: 403" in str(script.reflector.error)
 
 
 async def test_a_silent_watch_is_listed_anew_at_once() -> None:

@@ -29,6 +29,9 @@ SILENCE = 90.0
 """Seconds after which a silent watch is not trusted. Bookmarks come about once a minute
 (https://kubernetes.io/docs/reference/using-api/api-concepts/#watch-bookmarks, and the API server's
 defaultBookmarkFrequency)."""
+CHUNK = 2**16
+"""Bytes of a watch to take at a time. All that has arrived may be megabytes, and copying those
+keeps the event loop for longer than one may."""
 LONGEST_LINE = 64 * 2**20
 """Bytes. An object in etcd has at most 1.5 MiB."""
 
@@ -96,8 +99,8 @@ class Api:
             query["continue"] = token
         try:
             async with (
-                asyncio.timeout(LIST_TIMEOUT),
-                self._get("list", resource, query) as response,
+                asyncio.timeout(None) as deadline,
+                self._get("list", resource, query, deadline, LIST_TIMEOUT) as response,
             ):
                 return bytes(await response.read())
         except TimeoutError:
@@ -128,11 +131,13 @@ class Api:
             "timeoutSeconds": seconds,
         }
         try:
-            async with asyncio.timeout(WATCH_TIMEOUT) as deadline:
-                async with self._get("watch", resource, query) as response:
-                    deadline.reschedule(None)
-                    async with aclosing(_lines(response, resource)) as lines:
-                        yield lines
+            async with (
+                asyncio.timeout(None) as deadline,
+                self._get("watch", resource, query, deadline, WATCH_TIMEOUT) as response,
+            ):
+                deadline.reschedule(None)
+                async with aclosing(_lines(response, resource)) as lines:
+                    yield lines
         except TimeoutError:
             raise ApiError(f"watch {resource.name}: no answer within {WATCH_TIMEOUT:g} s") from None
         except (aiohttp.ClientError, OSError) as exc:
@@ -140,11 +145,21 @@ class Api:
 
     @asynccontextmanager
     async def _get(
-        self, verb: str, resource: Resource, query: Mapping[str, Any]
+        self,
+        verb: str,
+        resource: Resource,
+        query: Mapping[str, Any],
+        deadline: asyncio.Timeout,
+        seconds: float,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request; the credentials are read once more where they are refused."""
+        """Send a request; the credentials are read once more where they are refused.
+
+        The deadline is set for each try, and not for what an exec plugin takes before it.
+        """
         for refused in (False, True):
+            deadline.reschedule(None)
             connection = await self._access.connection(refused)
+            deadline.reschedule(asyncio.get_running_loop().time() + seconds)
             response = await self._send(connection, resource, query)
             try:
                 if response.status == 200:
@@ -199,7 +214,7 @@ async def _lines(response: aiohttp.ClientResponse, resource: Resource) -> AsyncG
     while True:
         try:
             async with asyncio.timeout(SILENCE):
-                chunk = await response.content.readany()
+                chunk = await response.content.read(CHUNK)
         except TimeoutError:
             raise SilentError(f"watch {resource.name}: silent for {SILENCE:g} s") from None
         if not chunk:
@@ -240,7 +255,7 @@ def failure(
         Where the credentials are from.
     """
     what = f"{verb} {resource.name} in namespace {namespace}"
-    said = _message(body)
+    said, seconds = _read_status(body)
     if status == 401:
         return _RefusedError(
             f"{what}: 401 Unauthorized: the API server does not accept the {source};"
@@ -260,7 +275,8 @@ def failure(
     if status == 404:
         return NotServedError(message, lasting=True)
     again = status == 429 or status >= 500
-    return ApiError(message, lasting=not again, retry_after=retry_after(headers.get("Retry-After")))
+    asked = retry_after(headers.get("Retry-After"))
+    return ApiError(message, lasting=not again, retry_after=seconds if asked is None else asked)
 
 
 def retry_after(header: str | None, now: datetime | None = None) -> float | None:
@@ -276,12 +292,18 @@ def retry_after(header: str | None, now: datetime | None = None) -> float | None
     return None
 
 
-def _message(body: bytes) -> str:
-    """The message of a ``Status``, or the beginning of whatever came instead; one line."""
-    text = body.decode(errors="replace")
+def _read_status(body: bytes) -> tuple[str, float | None]:
+    """The message of a ``Status``, in one line, and its ``retryAfterSeconds``.
+
+    Of whatever came instead, the beginning.
+    """
+    text, seconds = body.decode(errors="replace"), None
     with suppress(ValueError, KeyError, TypeError):
-        text = str(json.loads(body)["message"])
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+        status = json.loads(body)
+        text = str(status["message"])
+        seconds = (status.get("details") or {}).get("retryAfterSeconds")
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+    return line, float(seconds) if isinstance(seconds, int) and seconds > 0 else None
 
 
 def _broken(exc: Exception) -> str:

@@ -123,8 +123,8 @@ class Access:
 
     def _read(self) -> Context:
         options, environ = self._options, os.environ
-        in_pod = (
-            bool(environ.get("KUBERNETES_SERVICE_HOST")) and (SERVICE_ACCOUNT / "token").exists()
+        in_pod = bool(environ.get("KUBERNETES_SERVICE_HOST")) and os.path.exists(
+            SERVICE_ACCOUNT / "token"
         )
         if in_pod and options.kubeconfig is None and options.context is None:
             return _service_account(environ)
@@ -189,7 +189,6 @@ def _client(context: Context, cookies: aiohttp.DummyCookieJar) -> RESTClientObje
         client_session_kwargs={
             "trust_env": False,  # it would look for a proxy and a ~/.netrc at each request
             "cookie_jar": cookies,
-            "auto_decompress": False,
         },
     )
     try:

@@ -152,8 +152,7 @@ def _data(section: Mapping[str, Any], key: str, folder: Path) -> bytes | None:
 
 
 def _authorization(user: Mapping[str, Any], folder: Path) -> str | None:
-    # "If both token and tokenFile are specified, the tokenFile will be periodically read and the
-    # last successfully read content takes precedence" (client-go, clientcmd/api, AuthInfo).
+    # Of both, the file counts: it is the one that is kept up to date (as client-go has it).
     if path := user.get("tokenFile"):
         return f"Bearer {(folder / path).read_text().strip()}"
     if token := user.get("token"):

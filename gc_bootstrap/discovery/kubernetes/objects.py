@@ -49,15 +49,13 @@ class Reading:
         The peers that it names.
     family
         Of the addresses, where the object holds one family only and the Service may have another.
-    complete
-        False where the object itself says that something was left out.
     problem
-        Why some of what it names is no peer, in one line; empty when all is well.
+        Why it does not say everything, in one line: something in it is no peer, or was left out.
+        Empty when all is well.
     """
 
     entries: dict[Peer, Entry]
     family: Family | None = None
-    complete: bool = True
     problem: str = ""
 
 
@@ -95,7 +93,8 @@ def _slice_endpoints(obj: Json) -> Iterator[Found]:
             continue
         pod = _pod_of(endpoint)
         yield Found(
-            # "The first address is to be used": all of them are the same endpoint.
+            # "These are all assumed to be fungible and clients may choose to only use the first
+            # element" (the API reference, Endpoint.addresses).
             ip=endpoint["addresses"][0],
             leaving=leaving,
             pod=pod.get("uid") or "",
@@ -115,16 +114,18 @@ def is_leaving(conditions: Json) -> bool | None:
 
 def read_endpoints(obj: Json, options: Options) -> Reading:
     """Read an Endpoints object (``v1``). It says nothing of pods that are leaving."""
-    over = OVER_CAPACITY in ((obj.get("metadata") or {}).get("annotations") or {})
+    metadata = obj.get("metadata") or {}
     entries: dict[Peer, Entry] = {}
     problem = ""
+    if OVER_CAPACITY in (metadata.get("annotations") or {}):
+        problem = f"Endpoints {metadata.get('name')}: over 1,000, the others were left out"
     for subset in obj.get("subsets") or ():
         addresses = (_endpoint_address(address) for address in subset.get("addresses") or ())
         found = [f for f in addresses if options.ip_family in (None, _family(f.ip))]
         part = _read("Endpoints", obj, found, subset.get("ports") or (), options)
         entries.update(part.entries)
         problem = problem or part.problem
-    return Reading(entries, complete=not over, problem=problem)
+    return Reading(entries, problem=problem)
 
 
 def _endpoint_address(address: Json) -> Found:

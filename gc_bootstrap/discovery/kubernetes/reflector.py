@@ -109,6 +109,7 @@ class Reflector:
         self._sleep = sleep
         self._random = random
         self._fallback_said = False
+        self._was_silent = False
         self._failures = 0
         self._last_gone = float("-inf")
         self.error: DiscoveryError | None = None
@@ -127,7 +128,8 @@ class Reflector:
                     await self._list()
                 await self._watch()
             except SilentError as exc:
-                logger.info("%s; listing anew", exc)
+                logger.debug("%s; listing anew", exc)
+                self._was_silent = True
                 self._follower.gap()
             except Exception as exc:
                 self._follower.gap()
@@ -172,6 +174,13 @@ class Reflector:
             if not len(self._follower.store or ()):
                 logger.info("There are no %s of the kind asked for, yet", self._resource.name)
         self.settled.set()
+        if changed and self._was_silent:
+            logger.warning(
+                "Kubernetes API: the watch has been silent while %s changed; does something on the"
+                " way to the API server hold its answers back?",
+                self._resource.name,
+            )
+        self._was_silent = False
         if changed:
             self._on_change()
 

@@ -148,7 +148,7 @@ class Store:
             self._objects.pop(name, None)
         else:
             self._objects[name] = new
-        partial = new is not None and bool(new.problem or not new.complete)
+        partial = new is not None and bool(new.problem)
         (self._partial.add if partial else self._partial.discard)(name)
         # Labels may have changed all the same.
         self._snapshot = None
