@@ -12,6 +12,7 @@ import pytest
 import trustme
 from distributed.core import rpc
 
+from gc_bootstrap.peer import Peer
 from tests.helm.chart import Object, Values, of_kind, render
 from tests.helm.pods import Machine
 from tests.integration.harness import until
@@ -100,6 +101,27 @@ async def test_a_release_with_tls_forms_its_pools(tmp_path: Path) -> None:
             code, out = await machine.run(f"{RELEASE}-test")
             assert code == 0, out
             assert out.endswith("ok\n")
+
+
+async def test_a_scheduler_attaches_the_agents_of_another_release(tmp_path: Path) -> None:
+    shared: Values = {"cluster": {"name": "research"}, "cookie": {"existingSecret": "dask-cookie"}}
+    agents: Values = {"scheduler": {"enabled": False}, "poolDefaults": {"replicas": 1}, **shared}
+    found = {"enabled": False, "discovery": {"service": "pools-gc-bootstrap-default"}}
+    cookie = base64.b64encode(b"0123456789abcdef" * 4).decode()
+    objects = [
+        *render(agents, name="pools", namespace=NAMESPACE),
+        *render({"pools": {"default": found}, **shared}, name="alice", namespace=NAMESPACE),
+        {"kind": "Secret", "metadata": {"name": "dask-cookie"}, "data": {"cookie": cookie}},
+    ]
+    api = KubeApi()
+    async with serving(api) as url:
+        config = await asyncio.to_thread(kubeconfig, tmp_path, url)
+        async with Machine(objects, tmp_path, KUBECONFIG=str(config)) as machine:
+            await machine.start("pools-gc-bootstrap-default")
+            publish(api, machine)
+            await machine.start("alice-gc-bootstrap-scheduler")
+            scheduler = machine.scheduler("alice-gc-bootstrap-scheduler-0")
+            await scheduler.formed([Peer(machine.pod("pools-gc-bootstrap-default-0").host, 8791)])
 
 
 async def test_helm_test_says_which_pool_has_not_attached(tmp_path: Path) -> None:
