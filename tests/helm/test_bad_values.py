@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import helm_python
 import pytest
 
-from tests.helm.chart import Values, chart, render
+from tests.helm.chart import CHART, Values, chart, render, render_text
 
 
 def pools(**pool: Any) -> Values:
@@ -156,6 +158,22 @@ def test_a_release_name_that_is_too_long_is_refused_and_not_cut() -> None:
     with pytest.raises(helm_python.HelmRenderError, match="at most 52 fit into Kubernetes' labels"):
         render({}, name="r" * 53)
     assert render({"fullnameOverride": "short"}, name="r" * 53)
+
+
+def test_durations_are_checked_without_the_schema_too(tmp_path: Path) -> None:
+    """As with `helm install --skip-schema-validation`."""
+    copy = shutil.copytree(CHART, tmp_path / "chart")
+    (copy / "values.schema.json").unlink()
+    sentence = 'pools.default.drainTimeout: "5 parsecs" is not a duration such as 90s, 10m or 1h'
+    with helm_python.Chart.load(copy) as unchecked:
+        with pytest.raises(helm_python.HelmRenderError, match=sentence):
+            unchecked.render(pools(drainTimeout="5 parsecs"))
+
+
+def test_large_numbers_are_written_out() -> None:
+    text = render_text(pools(drainTimeout="300h", replicas=1_000_000))
+    assert "terminationGracePeriodSeconds: 1080015\n" in text
+    assert "replicas: 1000000\n" in text
 
 
 def test_a_null_removes_a_default_limit() -> None:

@@ -74,7 +74,8 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name ($root.Chart.Version | replace
 {{- mul (regexFind "^[0-9]+" $text | int64) $unit -}}
 {{- end -}}
 
-{{/* All pools by name, as JSON: poolDefaults under what each says, and what follows from that. */}}
+{{/* All pools by name, as JSON: poolDefaults under what each says, and what follows from that. JSON
+makes floats of all numbers: print them with int64. */}}
 {{- define "gcb.pools" -}}
 {{- $pools := dict -}}
 {{- range $name, $given := .Values.pools -}}

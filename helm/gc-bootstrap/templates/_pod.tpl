@@ -15,7 +15,7 @@ serviceAccountName: {{ . | quote }}
 automountServiceAccountToken: {{ .token }}
 # Kubernetes' variables for each Service (DASK_..._SERVICE_HOST) would read as Dask configuration.
 enableServiceLinks: false
-terminationGracePeriodSeconds: {{ .grace }}
+terminationGracePeriodSeconds: {{ int64 .grace }}
 securityContext: {{- toYaml $root.Values.podSecurityContext | nindent 2 }}
 {{- range $key := list "nodeSelector" "tolerations" "affinity" }}
 {{- with get $values $key }}
