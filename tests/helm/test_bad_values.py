@@ -165,9 +165,11 @@ def test_durations_are_checked_without_the_schema_too(tmp_path: Path) -> None:
     copy = shutil.copytree(CHART, tmp_path / "chart")
     (copy / "values.schema.json").unlink()
     sentence = 'pools.default.drainTimeout: "5 parsecs" is not a duration such as 90s, 10m or 1h'
-    with helm_python.Chart.load(copy) as unchecked:
-        with pytest.raises(helm_python.HelmRenderError, match=sentence):
-            unchecked.render(pools(drainTimeout="5 parsecs"))
+    with (
+        helm_python.Chart.load(copy) as unchecked,
+        pytest.raises(helm_python.HelmRenderError, match=sentence),
+    ):
+        unchecked.render(pools(drainTimeout="5 parsecs"))
 
 
 def test_large_numbers_are_written_out() -> None:
