@@ -218,7 +218,8 @@ async def latency(folder: Path, runs: int) -> Times:
         with api.serving(folder) as config:
             dist, options = DaskDist(), PoolOptions(refresh_interval=3600.0)
             dist.bind(Owner(scheduler, options=options))
-            dist._cookie = Cookie(generate(), "the benchmark")
+            assert dist._client is not None
+            dist._client.cookie = Cookie(generate(), "the benchmark")
             discovery = KubernetesDiscovery("cpu", kubeconfig=config)
             async with Pool(discovery, dist, options=options):
                 await watched(api)

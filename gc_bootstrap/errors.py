@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import Iterable
 
 
@@ -61,6 +62,7 @@ def one_line(exc: BaseException) -> str:
 def os_reason(exc: OSError) -> str:
     """The system's word for an error, without what libraries wrap around it."""
     inner = exc.__cause__ if exc.errno is None and isinstance(exc.__cause__, OSError) else exc
-    if inner.errno is not None and not isinstance(inner, socket.gaierror):
+    # Those two count in numbers of their own.
+    if inner.errno is not None and not isinstance(inner, socket.gaierror | ssl.SSLError):
         return os.strerror(inner.errno)
     return inner.strerror or one_line(inner)

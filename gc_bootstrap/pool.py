@@ -246,6 +246,7 @@ class Pool:
             refreshes=self._refreshes,
             error="; ".join(self._errors.values()) or None,
             warning=self._plan.warning or None,
+            complete=self._snapshot is not None and self._snapshot.complete,
             peers=tuple(sorted(peers)),
             members=tuple(sorted(members)),
             connecting=tuple(sorted(connecting)),

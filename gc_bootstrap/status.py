@@ -14,6 +14,8 @@ class PoolStatus:
 
     Parameters
     ----------
+    complete
+        Whether the last answer of the discovery was; absence from it proves nothing if not.
     progress
         How far the drops that run have come.
     counters
@@ -30,6 +32,7 @@ class PoolStatus:
     refreshes: int
     error: str | None
     warning: str | None
+    complete: bool
     peers: tuple[Peer, ...]
     members: tuple[Peer, ...]
     connecting: tuple[Peer, ...]
@@ -49,6 +52,7 @@ class PoolStatus:
             "refreshes": self.refreshes,
             "error": self.error,
             "warning": self.warning,
+            "complete": self.complete,
             "peers": [str(peer) for peer in self.peers],
             "members": [str(peer) for peer in self.members],
             "connecting": [str(peer) for peer in self.connecting],

@@ -96,7 +96,8 @@ def _print(status: Mapping[str, Any]) -> None:
         every = pool["refresh-interval"]
         console.print(
             f"\n[bold]Pool {escape(pool['name'])}[/bold]: members {len(members)},"
-            f" peers {len(peers)} by {escape(pool['discovery'])}, refreshes {pool['refreshes']}"
+            f" peers {len(peers)}{'' if pool['complete'] else ' (perhaps more)'}"
+            f" by {escape(pool['discovery'])}, refreshes {pool['refreshes']}"
             f" ({'once' if every is None else f'every {every:g} s'})"
             + (", [yellow]paused[/yellow]" if pool["paused"] else ""),
             soft_wrap=True,

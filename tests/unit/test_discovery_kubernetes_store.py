@@ -172,6 +172,7 @@ class ServerAndFollower(RuleBasedStateMachine):
         self.follower = Follower(store)
         self.pages: list[dict[str, Any]] | None = None
         self.listed_at = 0
+        self.compacted_at = 0
         self.told: Snapshot | None = None
 
     def _happened(self, kind: str, obj: dict[str, Any]) -> None:
@@ -197,6 +198,7 @@ class ServerAndFollower(RuleBasedStateMachine):
     def compact(self) -> None:
         """The server forgets: whoever watches from before has to list."""
         self.history.clear()
+        self.compacted_at = self.version
         if self.follower.version is not None and int(self.follower.version) < self.version:
             self.follower.gap()
 
@@ -236,10 +238,8 @@ class ServerAndFollower(RuleBasedStateMachine):
         if not self.pages:
             self.pages = None
             self._note(self.follower.end(str(self.listed_at)))
-            if any(version <= self.listed_at for version, _ in self.history):
-                return
-            if not self.history and self.listed_at < self.version:
-                self.follower.gap()  # compacted in the meantime: the watch says 410
+            if self.listed_at < self.compacted_at:
+                self.follower.gap()  # in the meantime: the watch says 410
 
     def _note(self, changed: bool) -> None:
         """Whoever is told of each change, and looks only then, always knows the truth."""

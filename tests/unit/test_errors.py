@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import ssl
 
 import pytest
 
@@ -52,3 +53,8 @@ def caused(exc: Exception, cause: Exception) -> Exception:
 )
 def test_an_exception_in_one_line(exc: Exception, line: str) -> None:
     assert one_line(exc) == line
+
+
+def test_the_reason_of_a_tls_error_is_not_that_of_the_errno_with_the_same_number() -> None:
+    wrong = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
+    assert errors.os_reason(wrong) == "[SSL: WRONG_VERSION_NUMBER] wrong version number"

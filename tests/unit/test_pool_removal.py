@@ -167,6 +167,17 @@ async def test_a_refusal_that_is_part_of_a_peers_life_is_no_warning(
     assert levels["is held by another; next try in 0.0 s"] == "WARNING"
 
 
+async def test_status_says_when_the_last_answer_was_not_the_whole_one() -> None:
+    discovery, dist = ManualDiscovery([A]), FakeDist()
+    async with opened(discovery, dist) as pool:
+        assert not (await pool.status()).complete
+        await pool.run_once()
+        assert (await pool.status()).complete
+        discovery.set(Snapshot(frozenset({A}), complete=False))
+        await pool.run_once()
+        assert (await pool.status()).to_json()["complete"] is False
+
+
 async def test_a_panic_is_counted_and_said_to_be_over(caplog: pytest.LogCaptureFixture) -> None:
     removal = RemovalOptions("drain", after=1, grace=0.0)
     discovery, dist = ManualDiscovery([A, B, C, D]), FakeDist()
