@@ -207,6 +207,11 @@ class Machine:
         assert process.returncode is not None
         return process.returncode, out.decode()
 
+    @property
+    def folder(self) -> str:
+        """Where the files of all pods are."""
+        return self._temporary.name
+
     def group(self, name: str) -> ProcessGroup:
         """A pod's processes."""
         return self._groups[name]
