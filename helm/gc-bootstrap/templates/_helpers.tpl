@@ -1,0 +1,178 @@
+{{/* Names, labels, and the pools as they are after the defaults and all checks. */}}
+
+{{- define "gcb.fullname" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- .Values.fullnameOverride | default $full -}}
+{{- end -}}
+
+{{/* Never cut short: two releases whose names begin alike would share objects. */}}
+{{- define "gcb.checkName" -}}
+{{- $name := index . 0 -}}{{- $key := index . 1 -}}
+{{- if gt (len $name) 52 -}}
+{{- fail (printf "%s: the name %s has %d characters, and at most 52 fit into Kubernetes' labels; set a shorter fullnameOverride" $key $name (len $name)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "gcb.scheduler" -}}
+{{- $name := printf "%s-scheduler" (include "gcb.fullname" .) -}}
+{{- include "gcb.checkName" (list $name "scheduler") -}}
+{{- $name -}}
+{{- end -}}
+
+{{- define "gcb.cluster" -}}
+{{- .Values.cluster.name | default (include "gcb.fullname" .) -}}
+{{- end -}}
+
+{{- define "gcb.cookieSecret" -}}
+{{- if and .Values.cookie.value .Values.cookie.existingSecret -}}
+{{- fail "cookie: value and existingSecret are both set; keep one of them" -}}
+{{- end -}}
+{{- .Values.cookie.existingSecret | default (printf "%s-cookie" (include "gcb.fullname" .)) -}}
+{{- end -}}
+
+{{/* A cookie in the values that changes restarts both sides. Through scrypt: who may read pods gets
+no cheap way to try cookies. */}}
+{{- define "gcb.cookieChecksum" -}}
+{{- with .Values.cookie.value -}}
+{{- derivePassword 1 "maximum" . "gc-bootstrap" "cookie" | sha256sum -}}
+{{- end -}}
+{{- end -}}
+
+{{/* (list root component [pool]): what a selector may name, for it can never change. */}}
+{{- define "gcb.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ $root.Chart.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- if gt (len .) 2 }}
+gc-bootstrap/pool: {{ index . 2 | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Of pods. No versions: a new chart alone must not restart a scheduler, which loses all results. */}}
+{{- define "gcb.podLabels" -}}
+{{ include "gcb.selector" . }}
+app.kubernetes.io/part-of: {{ include "gcb.cluster" (index . 0) | quote }}
+{{- end -}}
+
+{{- define "gcb.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "gcb.podLabels" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name ($root.Chart.Version | replace "+" "_") }}
+{{- end -}}
+
+{{/* (list key duration): seconds, as an integer. */}}
+{{- define "gcb.seconds" -}}
+{{- $key := index . 0 -}}{{- $text := index . 1 | toString -}}
+{{- if not (regexMatch "^[1-9][0-9]*(s|m|h)$" $text) -}}
+{{- fail (printf "%s: %q is not a duration such as 90s, 10m or 1h" $key $text) -}}
+{{- end -}}
+{{- $unit := get (dict "s" 1 "m" 60 "h" 3600) (regexFind "[smh]$" $text) -}}
+{{- mul (regexFind "^[0-9]+" $text | int64) $unit -}}
+{{- end -}}
+
+{{/* All pools by name, as JSON: poolDefaults under what each says, and what follows from that. JSON
+makes floats of all numbers: print them with int64. */}}
+{{- define "gcb.pools" -}}
+{{- $pools := dict -}}
+{{- range $name, $given := .Values.pools -}}
+  {{- $key := printf "pools.%s" $name -}}
+  {{- if not (regexMatch "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" $name) -}}
+    {{- fail (printf "%s: the name is not a DNS label: expected lower-case letters, digits and '-' between them" $key) -}}
+  {{- end -}}
+  {{- if eq $name "scheduler" -}}
+    {{- fail "pools.scheduler: the name is taken by the scheduler; choose another" -}}
+  {{- end -}}
+  {{- $pool := mergeOverwrite (deepCopy $.Values.poolDefaults) (deepCopy $given) -}}
+  {{- $full := printf "%s-%s" (include "gcb.fullname" $) $name -}}
+  {{- include "gcb.checkName" (list $full $key) -}}
+  {{- $_ := set $pool "fullname" $full -}}
+  {{- include "gcb.checkPool" (list $ $key $pool) -}}
+  {{- $drain := include "gcb.seconds" (list (printf "%s.drainTimeout" $key) $pool.drainTimeout) | int64 -}}
+  {{- $grace := $pool.terminationGracePeriodSeconds | default (add $drain 15) | int64 -}}
+  {{- if lt $grace $drain -}}
+    {{- fail (printf "%s: terminationGracePeriodSeconds is %d, but drainTimeout is %s: Kubernetes would kill agents before their data is safe" $key $grace $pool.drainTimeout) -}}
+  {{- end -}}
+  {{- $_ := set $pool "terminationGracePeriodSeconds" $grace -}}
+  {{- $_ := set $pools $name $pool -}}
+{{- end -}}
+{{- toJson $pools -}}
+{{- end -}}
+
+{{- define "gcb.checkPool" -}}
+{{- $root := index . 0 -}}{{- $key := index . 1 -}}{{- $pool := index . 2 -}}
+{{- if and $pool.enabled $pool.discovery.service -}}
+  {{- fail (printf "%s: discovery.service names a Service of another release, and enabled deploys agents here; set enabled: false, or two pools" $key) -}}
+{{- end -}}
+{{- if and $pool.discovery.namespace (not $pool.discovery.service) -}}
+  {{- fail (printf "%s: discovery.namespace is set without discovery.service" $key) -}}
+{{- end -}}
+{{- if and $pool.volumeClaimTemplates (ne $pool.kind "StatefulSet") -}}
+  {{- fail (printf "%s: volumeClaimTemplates need kind: StatefulSet" $key) -}}
+{{- end -}}
+{{- if and $pool.autoscaling.enabled (lt (int64 $pool.autoscaling.maxReplicas) (int64 $pool.autoscaling.minReplicas)) -}}
+  {{- fail (printf "%s.autoscaling: maxReplicas is less than minReplicas" $key) -}}
+{{- end -}}
+{{- if and $pool.enabled (eq ($root.Values.discoveryOptions.address | default "ip") "hostname") (ne $pool.kind "StatefulSet") -}}
+  {{- fail (printf "discoveryOptions.address: hostname needs kind: StatefulSet, and %s is a %s" $key $pool.kind) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* (list root override): an image's full name. */}}
+{{- define "gcb.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := mergeOverwrite (deepCopy $root.Values.image) (deepCopy (index . 1)) -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository ($image.tag | default $root.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The scheduler's Dask configuration. */}}
+{{- define "gcb.schedulerConfig" -}}
+{{- $root := . -}}
+{{- $pools := dict -}}
+{{- range $name, $pool := include "gcb.pools" . | fromJson -}}
+  {{- if or $pool.enabled $pool.discovery.service -}}
+    {{- $service := $pool.discovery.service | default $pool.fullname -}}
+    {{- $namespace := $pool.discovery.namespace | default $root.Release.Namespace -}}
+    {{- $found := include "gcb.discovery" (list $root $service $namespace) | fromJson -}}
+    {{- $_ := set $pools $name (dict "discovery" $found "drain" (dict "timeout" $pool.drainTimeout)) -}}
+  {{- end -}}
+{{- end -}}
+{{- $made := dict "gc-bootstrap" (dict "pools" $pools) -}}
+{{- mergeOverwrite $made (deepCopy .Values.scheduler.config) | toYaml -}}
+{{- end -}}
+
+{{/* (list root service namespace): one pool's discovery, as JSON. */}}
+{{- define "gcb.discovery" -}}
+{{- $root := index . 0 -}}{{- $service := index . 1 -}}{{- $namespace := index . 2 -}}
+{{- $way := $root.Values.discovery -}}
+{{- $known := ternary (list "address" "ip-family") (list "ipv6" "host-type" "lookup-timeout" "nameservers" "cache") (eq $way "kubernetes") -}}
+{{- range $option, $_ := $root.Values.discoveryOptions -}}
+  {{- if not (has $option $known) -}}
+    {{- fail (printf "discoveryOptions.%s: is not an option of discovery: %s; there are: %s" $option $way (join ", " $known)) -}}
+  {{- end -}}
+{{- end -}}
+{{- $options := deepCopy $root.Values.discoveryOptions -}}
+{{- if eq $way "kubernetes" -}}
+  {{- $_ := merge $options (dict "service" $service "namespace" $namespace) -}}
+  {{- if and (ne $root.Values.clusterDomain "cluster.local") (has ($options.address | default "ip") (list "hostname" "pod-dns")) -}}
+    {{- $_ := set $options "cluster-domain" $root.Values.clusterDomain -}}
+  {{- end -}}
+  {{- dict "kubernetes" $options | toJson -}}
+{{- else -}}
+  {{- /* The dot at the end spares the search list of the pod's resolv.conf. */ -}}
+  {{- $domain := printf "%s.%s.svc.%s." $service $namespace $root.Values.clusterDomain -}}
+  {{- if eq $way "srv" -}}
+    {{- $_ := merge $options (dict "domain" (printf "_agent._tcp.%s" $domain) "record-type" "srv") -}}
+  {{- else -}}
+    {{- $_ := set $options "domain" $domain -}}
+  {{- end -}}
+  {{- dict "dns" $options | toJson -}}
+{{- end -}}
+{{- end -}}

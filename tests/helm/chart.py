@@ -1,0 +1,220 @@
+"""The chart, rendered by Helm's own engine, with values such as people write.
+
+``python -m tests.helm.chart`` writes the golden manifests anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm" / "gc-bootstrap"
+GOLDEN = Path(__file__).parent / "golden"
+OLDEST, NEWEST = "1.26", "1.37"
+"""Minors of Kubernetes: `kubeVersion` of Chart.yaml, and the newest whose schemas we have."""
+
+Object = dict[str, Any]
+Values = dict[str, Any]
+
+PROMETHEUS = {"enabled": True, "labels": {"release": "prometheus"}}
+EVERYTHING: Values = {
+    "image": {
+        "repository": "registry.example.com/dask",
+        "digest": "sha256:" + "0123456789abcdef" * 4,
+        "pullSecrets": [{"name": "registry"}],
+    },
+    "cookie": {"existingSecret": "dask-cookie", "key": "secret"},
+    "tls": {"existingSecret": "dask-tls"},
+    "cluster": {"name": "research", "namespaces": ["gpus"]},
+    "scheduler": {
+        "args": ["--idle-timeout", "8h"],
+        "config": {
+            "gc-bootstrap": {"refresh-interval": "2s", "removal": {"policy": "drain"}},
+            "distributed": {"scheduler": {"allowed-failures": 5}},
+        },
+        "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "dask-example-com"},
+        "priorityClassName": "high",
+    },
+    "poolDefaults": {"imports": ["numpy"], "env": [{"name": "TMPDIR", "value": "/scratch"}]},
+    "pools": {
+        "default": None,
+        "cpu": {
+            "autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 40},
+            "resources": {"limits": {"cpu": None}, "requests": {"cpu": 2}},
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "topology.kubernetes.io/zone",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                }
+            ],
+            "config": {"distributed": {"worker": {"memory": {"target": 0.7}}}},
+        },
+        "gpu": {
+            "kind": "StatefulSet",
+            "replicas": 1,
+            "drainTimeout": "10m",
+            "args": ["--resources", "GPU=1"],
+            "image": {"tag": "cuda", "digest": ""},
+            "resources": {"limits": {"nvidia.com/gpu": 1}},
+            "nodeSelector": {"accelerator": "a100"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "runtimeClassName": "nvidia",
+            "podDisruptionBudget": {"maxUnavailable": 1},
+            "volumeMounts": [{"name": "work", "mountPath": "/scratch"}],
+            "volumeClaimTemplates": [
+                {
+                    "metadata": {"name": "models"},
+                    "spec": {
+                        "accessModes": ["ReadWriteOnce"],
+                        "resources": {"requests": {"storage": "10Gi"}},
+                    },
+                }
+            ],
+        },
+    },
+    "networkPolicy": {"egress": {"restrict": True, "extra": [{"ports": [{"port": 9000}]}]}},
+    "metrics": {"serviceMonitor": PROMETHEUS, "podMonitor": PROMETHEUS},
+}
+SHARED: Values = {
+    "fullnameOverride": "notebooks",
+    "cluster": {"name": "research"},
+    "cookie": {"existingSecret": "dask-cookie"},
+    "pools": {
+        "default": {"enabled": False, "discovery": {"service": "dask-default"}},
+        "gpu": {"enabled": False, "discovery": {"service": "dask-gpu", "namespace": "gpus"}},
+    },
+}
+SETS: dict[str, Values] = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "scheduler-of-shared-pools": SHARED,
+    "pools-only": {
+        "scheduler": {"enabled": False},
+        "cluster": {"name": "research"},
+        "cookie": {"existingSecret": "dask-cookie"},
+        "pools": {"gpu": {"replicas": 4}},
+    },
+    "dns": {"discovery": "dns", "discoveryOptions": {"ipv6": "both", "lookup-timeout": "2s"}},
+    "srv": {
+        "discovery": "srv",
+        "clusterDomain": "k8s.example.com",
+        "pools": {"default": {"kind": "StatefulSet"}},
+    },
+    "hostnames": {
+        "discoveryOptions": {"address": "hostname"},
+        "clusterDomain": "k8s.example.com",
+        "poolDefaults": {"kind": "StatefulSet"},
+    },
+    "ipv6": {"discoveryOptions": {"ip-family": "ipv6"}},
+    "own-cookie": {"cookie": {"value": "correct horse battery staple"}},
+    "tls": {"tls": {"existingSecret": "dask-tls"}},
+    "monitored": {"metrics": {"serviceMonitor": PROMETHEUS, "podMonitor": PROMETHEUS}},
+    "restricted-egress": {"networkPolicy": {"egress": {"restrict": True}}},
+    "open": {
+        "networkPolicy": {"enabled": False},
+        "poolDefaults": {"podDisruptionBudget": {"enabled": False}},
+        "scheduler": {"service": {"type": "LoadBalancer", "annotations": {"internal": "true"}}},
+    },
+    "any-user-id": {
+        "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+        "scheduler": {"serviceAccount": {"create": False, "name": "mine"}},
+    },
+    "names-like-numbers": {
+        "fullnameOverride": "n",
+        "cluster": {"name": "007"},
+        "cookie": {"existingSecret": "1e3", "key": "1"},
+        "tls": {"existingSecret": "0x10"},
+        "pools": {"default": None, "1": {}, "0x1": {"replicas": 0}},
+    },
+    "own-volumes": {
+        "poolDefaults": {
+            "workVolume": {
+                "ephemeral": {
+                    "volumeClaimTemplate": {
+                        "spec": {
+                            "accessModes": ["ReadWriteOnce"],
+                            "storageClassName": "fast",
+                            "resources": {"requests": {"storage": "100Gi"}},
+                        }
+                    }
+                }
+            },
+            "volumes": [{"name": "data", "emptyDir": {"medium": "Memory"}}],
+            "volumeMounts": [{"name": "data", "mountPath": "/tmp"}],
+            "envFrom": [{"secretRef": {"name": "s3"}}],
+        },
+        "pools": {
+            "default": {
+                "autoscaling": {
+                    "enabled": True,
+                    "metrics": [
+                        {
+                            "type": "External",
+                            "external": {
+                                "metric": {"name": "dask_scheduler_desired_workers"},
+                                "target": {"type": "AverageValue", "averageValue": "1"},
+                            },
+                        }
+                    ],
+                    "behavior": {"scaleDown": {"stabilizationWindowSeconds": 600}},
+                }
+            }
+        },
+    },
+}
+
+
+@functools.cache
+def chart() -> helm_python.Chart:
+    """The chart, loaded once."""
+    return helm_python.Chart.load(CHART)
+
+
+def render_text(values: Values, name: str = "dask", namespace: str = "prod") -> str:
+    """What `helm template` prints, each file with its name."""
+    rendered = chart().render(values, name=name, namespace=namespace)
+    files = [f"# {path}\n{text.strip()}\n" for path, text in sorted(rendered.items())]
+    return "---\n".join(text for text in files if "\nkind: " in text)
+
+
+def render(values: Values, name: str = "dask", namespace: str = "prod") -> list[Object]:
+    """All objects that `helm template` prints."""
+    documents = yaml.safe_load_all(render_text(values, name, namespace))
+    return [document for document in documents if document]
+
+
+def of_kind(objects: list[Object], *kinds: str) -> dict[str, Object]:
+    """Objects by name."""
+    return {o["metadata"]["name"]: o for o in objects if o["kind"] in kinds}
+
+
+def pod_specs(objects: list[Object]) -> dict[str, Object]:
+    """The specs of all pods, by the name of what makes them."""
+    found = {}
+    for obj in objects:
+        if obj["kind"] in ("Deployment", "StatefulSet"):
+            found[obj["metadata"]["name"]] = obj["spec"]["template"]["spec"]
+        elif obj["kind"] == "Pod":
+            found[obj["metadata"]["name"]] = obj["spec"]
+    return found
+
+
+def golden(name: str) -> str:
+    """What a golden manifest should be: as rendered, but for the cookie, which is random."""
+    return re.sub(
+        r'(?m)^  "cookie": "[A-Za-z0-9+/=]{88}"$', '  "cookie": RANDOM', render_text(SETS[name])
+    )
+
+
+GOLDENS = ["defaults", "everything", "scheduler-of-shared-pools"]
+
+if __name__ == "__main__":
+    for _name in GOLDENS:
+        (GOLDEN / f"{_name}.yaml").write_text(golden(_name))

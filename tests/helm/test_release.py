@@ -1,0 +1,156 @@
+"""Installs, upgrades and removes the chart with Helm's own engine, against an API server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+
+from gc_bootstrap.cookie import Cookie
+from tests.helm.api import ApiServer, serving
+from tests.helm.chart import CHART, EVERYTHING, Values
+from tests.integration.harness import free_port
+
+COOKIE = ("prod", "secrets", "dask-gc-bootstrap-cookie")
+KUBECONFIG = "apiVersion: v1\nkind: Config\n"
+VALUES_0_1_0: Values = {
+    "image": {"repository": "registry.example.com/dask"},
+    "discovery": "kubernetes",
+    "pools": {"default": {"replicas": 3, "drainTimeout": "2m"}, "gpu": {"kind": "StatefulSet"}},
+}
+"""What a release of chart 0.1.0 may have been installed with: these keys have to go on working."""
+
+
+@contextmanager
+def _config(url: str) -> Iterator[helm_python.Config]:
+    with helm_python.Config(
+        kube_apiserver=url,
+        kubeconfig_content=KUBECONFIG,
+        namespace="prod",
+        storage_driver="memory",
+    ) as config:
+        yield config
+
+
+@asynccontextmanager
+async def _cluster() -> AsyncIterator[tuple[ApiServer, Any]]:
+    """An API server, and Helm's actions on it: `await helm("install", chart, name, values)`."""
+    api = ApiServer()
+    async with serving(api, free_port()) as url:
+        with _config(url) as config:
+
+            async def helm(action: str, *arguments: Any, **options: Any) -> Any:
+                async with asyncio.timeout(30):
+                    return await asyncio.to_thread(getattr(config, action), *arguments, **options)
+
+            yield api, helm
+
+
+def _cookie(api: ApiServer, key: str = "cookie") -> str:
+    return base64.b64decode(api.objects[COOKIE]["data"][key]).decode()
+
+
+async def test_install_needs_nothing_but_an_image_and_uninstall_leaves_nothing() -> None:
+    async with _cluster() as (api, helm):
+        values = {"image": {"repository": "registry.example.com/dask"}}
+        release = await helm("install", CHART, "dask", values)
+        assert release["status"] == "deployed"
+        Cookie(_cookie(api), "the Secret")  # long enough, or it would raise
+        deployments = {name for _, plural, name in api.objects if plural == "deployments"}
+        assert deployments == {"dask-gc-bootstrap-scheduler", "dask-gc-bootstrap-default"}
+        await helm("uninstall", "dask")
+        assert api.objects == {}
+
+
+async def test_two_releases_have_different_cookies() -> None:
+    async with _cluster() as (api, helm):
+        await helm("install", CHART, "dask", {})
+        await helm("install", CHART, "other", {})
+        other = api.objects["prod", "secrets", "other-gc-bootstrap-cookie"]
+        assert other["data"] != api.objects[COOKIE]["data"]
+
+
+@pytest.mark.parametrize("values", [{"discovery": "dns"}, {}], ids=["other-values", "same-values"])
+async def test_an_upgrade_from_the_previous_charts_values_keeps_the_cookie(
+    tmp_path: Path, values: Values
+) -> None:
+    previous = helm_python.package(CHART, destination=tmp_path, version="0.0.9")
+    async with _cluster() as (api, helm):
+        await helm("install", previous, "dask", VALUES_0_1_0)
+        before = _cookie(api)
+        release = await helm("upgrade", CHART, "dask", values, reuse_values=True)
+        assert (release["revision"], release["status"]) == (2, "deployed")
+        assert _cookie(api) == before
+        deployment = api.objects["prod", "deployments", "dask-gc-bootstrap-default"]
+        assert deployment["spec"]["replicas"] == 3
+        assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 135
+
+
+async def test_a_chart_of_another_version_alone_restarts_nothing(tmp_path: Path) -> None:
+    """A restart of the scheduler loses all results."""
+    previous = helm_python.package(CHART, destination=tmp_path, version="0.0.9")
+
+    def templates(api: ApiServer) -> list[Any]:
+        return [
+            o["spec"]["template"]
+            for (_, plural, _), o in api.objects.items()
+            if plural in ("deployments", "statefulsets")
+        ]
+
+    async with _cluster() as (api, helm):
+        await helm("install", previous, "dask", VALUES_0_1_0)
+        before = templates(api)
+        await helm("upgrade", CHART, "dask", VALUES_0_1_0)
+        assert len(before) == 3
+        assert templates(api) == before
+
+
+async def test_what_restarts_on_which_change() -> None:
+    def annotations(api: ApiServer) -> dict[str, Any]:
+        return {
+            name: o["spec"]["template"]["metadata"]["annotations"]
+            for (_, plural, name), o in api.objects.items()
+            if plural == "deployments"
+        }
+
+    def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+        return {name.rpartition("-")[2] for name in before if before[name] != after[name]}
+
+    steps: list[tuple[Values, set[str]]] = [
+        ({"discovery": "dns"}, {"scheduler"}),
+        ({"scheduler": {"config": {"distributed": {"version": 2}}}}, {"scheduler"}),
+        ({"pools": {"default": {"config": {"distributed": {"version": 2}}}}}, {"default"}),
+        ({"pools": {"default": {"replicas": 7}}}, set()),
+        ({"cookie": {"value": "correct horse battery staple"}}, {"scheduler", "default"}),
+    ]
+    for values, expected in steps:
+        async with _cluster() as (api, helm):
+            await helm("install", CHART, "dask", {})
+            before = annotations(api)
+            await helm("upgrade", CHART, "dask", values)
+            assert changed(before, annotations(api)) == expected, values
+
+
+async def test_a_cookie_of_ones_own_takes_the_place_of_the_made_one() -> None:
+    async with _cluster() as (api, helm):
+        await helm("install", CHART, "dask", {})
+        await helm("upgrade", CHART, "dask", {"cookie": {"value": "correct horse battery staple"}})
+        assert _cookie(api) == "correct horse battery staple"
+        await helm("upgrade", CHART, "dask", {"cookie": {"existingSecret": "mine"}})
+        assert COOKIE not in api.objects
+
+
+async def test_everything_at_once_installs_and_upgrades_from_defaults() -> None:
+    values = {**EVERYTHING, "metrics": {}}  # no Prometheus operator here
+    async with _cluster() as (api, helm):
+        await helm("install", CHART, "dask", {})
+        await helm("upgrade", CHART, "dask", values)
+        names = {name for _, plural, name in api.objects if plural == "statefulsets"}
+        assert names == {"dask-gc-bootstrap-gpu"}
+        assert ("prod", "deployments", "dask-gc-bootstrap-default") not in api.objects
