@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -17,7 +18,7 @@ import dask.config
 from distributed.utils import get_mp_context
 
 from gc_bootstrap.agent import preimport
-from gc_bootstrap.errors import ConfigError, one_line
+from gc_bootstrap.errors import ConfigError, one_line, os_reason
 
 FORKSERVER = {"distributed.worker.multiprocessing-method": "forkserver"}
 PROBE_TIMEOUT = 120.0
@@ -82,7 +83,16 @@ def _start_forkserver() -> dict[str, str]:
         )
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(theirs,), name="gc_bootstrap warm-up")
-    process.start()
+    try:
+        process.start()
+    except OSError as exc:
+        # Its socket is in a folder that has to be writable; a path has at most 108 bytes (unix(7)).
+        ours.close()
+        theirs.close()
+        folder = tempfile.gettempdir()
+        raise ConfigError(
+            f"warming up: no forkserver in {folder} (TMPDIR): {os_reason(exc)}"
+        ) from exc
     theirs.close()
     try:
         if not ours.poll(PROBE_TIMEOUT):

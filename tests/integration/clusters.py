@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from distributed import Client, Future, Scheduler, Worker
+from distributed.worker import WORKER_ANY_RUNNING
 
 from gc_bootstrap.agent.run import AgentServer
 from gc_bootstrap.config import DrainOptions, PoolOptions
@@ -72,7 +73,9 @@ class Cluster:
         return str(worker["address"])
 
     def worker(self, number: int) -> Worker:
-        (worker,) = (w for w in Worker._instances if w.address == self.address(number))
+        # Others are there, too, that have been closed and have no address.
+        running = [w for w in Worker._instances if w.status in WORKER_ANY_RUNNING]
+        (worker,) = (w for w in running if w.address == self.address(number))
         return worker
 
     async def drop(self, number: int) -> Outcome:

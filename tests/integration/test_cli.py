@@ -198,3 +198,16 @@ async def test_help_names_the_options_of_dask_worker() -> None:
     for option in ("--listen", "--cookie-file", "--import", "--nworkers", "--resources"):
         assert option in out
     assert "--scheduler-file" not in out
+
+
+async def test_an_agent_whose_temporary_folder_is_too_long_for_a_socket_says_so(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / ("x" * 110)
+    folder.mkdir()
+    code, _, err = await run_cli(
+        "pool", "agent", "--listen", f"127.0.0.1:{free_port()}", environ={"TMPDIR": str(folder)}
+    )
+    assert code == 2
+    assert f"Error: warming up: no forkserver in {folder} (TMPDIR): OSError: AF_UNIX path" in err
+    assert "Traceback" not in err
