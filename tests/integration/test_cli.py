@@ -15,7 +15,7 @@ import pytest
 
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.runtime import Registrar, Registration
-from tests.integration.harness import Processes, run_cli, until
+from tests.integration.harness import Processes, free_port, run_cli, until
 
 pytestmark = pytest.mark.timeout(180)
 
