@@ -135,9 +135,7 @@ async def test_a_scheduler_that_answers_nonsense_gives_no_sign_of_life(
             raise answer
         return answer
 
-    options = AgentOptions(
-        options_of("--no-nanny"), Listen.parse("127.0.0.1:0"), lease_timeout=1.0
-    )
+    options = AgentOptions(options_of("--no-nanny"), Listen.parse("127.0.0.1:0"), lease_timeout=1.0)
     async with AgentServer(options) as agent:
         dist = await dists()
         assert await dist.connect(agent.peer)

@@ -107,8 +107,8 @@ async def test_data_moves_where_the_active_memory_manager_is_off(
     leaving = [cluster.address(0), cluster.address(1)]
     futures = await results(cluster, 20, workers=leaving)
     await cluster.client.replicate(futures[:10], n=2, workers=leaving)
-    outcomes = await asyncio.gather(cluster.drop(0), cluster.drop(1))
-    assert outcomes == [Outcome.DONE] * 2
+    outcomes = tuple(await asyncio.gather(cluster.drop(0), cluster.drop(1)))
+    assert outcomes == (Outcome.DONE, Outcome.DONE)
     assert await cluster.client.gather(futures) == list(range(20))
     assert set(ledger.runs.values()) == {1}
     assert not await cluster.client.amm.running(), "it was switched on"

@@ -84,8 +84,7 @@ async def test_the_drain_of_an_agent_outlives_the_plugin_and_loses_nothing(
     discovery = "static:" + ",".join(str(agent.peer) for agent in agents)
     client = await Client(scheduler.address, asynchronous=True)
     stack.push_async_callback(client.close)
-    first = BootstrapPlugin(discovery=discovery)
-    await client.register_plugin(first)
+    await client.register_plugin(BootstrapPlugin(discovery=discovery))
     await until(lambda: len(scheduler.workers) == 2, "the cluster is complete")
     cluster = Cluster(scheduler, client, None, agents)  # type: ignore[arg-type]
     gone = cluster.address(0)
@@ -95,6 +94,7 @@ async def test_the_drain_of_an_agent_outlives_the_plugin_and_loses_nothing(
     worker = cluster.worker(0)
     await until(lambda: worker.status == Status.closing_gracefully, "the worker drains")
     before = scheduler.plugins[BootstrapPlugin.name]
+    assert isinstance(before, BootstrapPlugin)
     if what == "replaced":
         await client.register_plugin(BootstrapPlugin(discovery=discovery, refresh_interval="2s"))
         assert scheduler.plugins[BootstrapPlugin.name] is not before
@@ -167,7 +167,7 @@ async def test_a_cancelled_drain_leaves_the_retirement_by_somebody_else_alone(
 
 
 @pytest.mark.parametrize("first", ["theirs", "ours"])
-async def test_a_worker_whose_retirement_was_given_up_by_somebody_else_works_after_a_cancelled_drain(
+async def test_a_worker_whose_retirement_was_given_up_works_after_a_cancelled_drain(
     form: Form, ledger: Ledger, first: str
 ) -> None:
     cluster = await form(1, None, "--memory-limit", "0")  # or it would unpause by itself

@@ -141,7 +141,9 @@ async def test_a_drop_is_cancelled_when_the_peer_is_wanted_again() -> None:
         assert (status.members, status.counters["drops-cancelled"]) == ((A,), 1)
 
 
-async def test_a_panic_cancels_the_drops_that_run_and_their_end_is_no_reason_to_drop_again() -> None:
+async def test_a_panic_cancels_the_drops_that_run_and_their_end_is_no_reason_to_drop_again() -> (
+    None
+):
     removal = RemovalOptions("drain", after=1, grace=0.0, panic_threshold=0.5)
     discovery, dist = ManualDiscovery([A, B, C, D]), FakeDist()
     async with opened(discovery, dist, replace(RARELY, removal=removal)) as pool:
