@@ -130,6 +130,7 @@ class Drain:
         self._deadlines: list[float] = []
         self._policy = MoveAway(self._ws, clock)
         self._kicked_at: float | None = None
+        self._kicked_with = 0
         self._running: frozenset[Any] | None = None
         self._restarted = 0
         self._said = ""
@@ -229,8 +230,15 @@ class Drain:
         now = self._clock()
         if self._kicked_at is None:
             self._log(f"its data moves: {self._what_is_there()}")
-        if self._kicked_at is None or now - self._kicked_at >= ASK_AGAIN:
+        left = len(self._ws.processing)
+        # A task that has ended since has left a result.
+        if (
+            self._kicked_at is None
+            or now - self._kicked_at >= ASK_AGAIN
+            or left < self._kicked_with
+        ):
             self._kicked_at = now
+            self._kicked_with = left
             manager = self._memory_manager()
             if self._policy not in manager.policies:
                 self._end_policy()

@@ -4,6 +4,7 @@ that got SIGTERM. The same worker is drained once, for both."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from gc_bootstrap.wire import DRAIN_HANDLER, REPORT_ANSWER
 if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import WorkerState
+
+logger = logging.getLogger(__name__)
 
 KICK_DELAY = 0.02
 """Seconds in which drains that begin to move data are gathered into one run of the manager."""
@@ -107,15 +110,23 @@ class Drainer(SchedulerPlugin):
             lost |= await self._drain(addresses, deadline)
         return lost
 
-    async def drain_for_agent(self, peer: str, pool: str, timeout: float) -> dict[str, str]:
+    async def drain_for_agent(
+        self, peer: str, pool: str, timeout: float
+    ) -> dict[str, str] | Status:
         """RPC of an agent that ends: :meth:`drain_peer`, in types that msgpack has.
 
         Returns
         -------
         dict
-            For each worker what was lost, or an empty text.
+            For each worker what was lost, or an empty text. A scheduler that closes answers
+            nothing, and closes the connection in a moment.
         """
-        lost = await self.drain_peer(peer, pool, max(0.0, float(timeout)))
+        try:
+            lost = await self.drain_peer(peer, pool, max(0.0, float(timeout)))
+        except DistError as exc:
+            # Raised, it would be logged with a traceback.
+            logger.info("The agent at %s is told nothing: %s", peer, exc)
+            return Status.dont_reply
         return {address: str(loss) if loss else "" for address, loss in lost.items()}
 
     def progress(self, peer: str, pool: str) -> str:

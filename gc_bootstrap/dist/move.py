@@ -42,7 +42,9 @@ class MoveAway(ActiveMemoryManagerPolicy):
                 # Here it only takes up memory, which others may need to be unspilled and sent.
                 yield Suggestion("drop", ts, {self._ws})
             elif not ts.actor and ts.key not in self._asked:
-                if (yield Suggestion("replicate", ts)) is not None:
+                # Another worker that leaves may have it, too, and have had it asked for.
+                is_asked = ts in self.manager.pending and self.manager.pending[ts][0]
+                if is_asked or (yield Suggestion("replicate", ts)) is not None:
                     self._asked[ts.key] = now
 
 

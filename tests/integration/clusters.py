@@ -7,16 +7,20 @@ import threading
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 from distributed import Client, Future, Scheduler, Worker
+from distributed.core import Status
+from distributed.scheduler import WorkerState
 from distributed.worker import WORKER_ANY_RUNNING
+from distributed.worker_state_machine import PauseEvent, UnpauseEvent
 
 from gc_bootstrap.agent.run import AgentServer
 from gc_bootstrap.config import DrainOptions, PoolOptions
 from gc_bootstrap.dist import Owner
 from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.peer import Outcome
-from tests.integration.harness import agent_here
+from tests.integration.harness import agent_here, until
 
 SOON = PoolOptions(drain=DrainOptions(timeout=1.0))
 
@@ -78,6 +82,9 @@ class Cluster:
         (worker,) = (w for w in running if w.address == self.address(number))
         return worker
 
+    def state(self, number: int) -> WorkerState:
+        return self.scheduler.workers[self.address(number)]
+
     async def drop(self, number: int) -> Outcome:
         return await self.dist.disconnect(self.agents[number].peer)
 
@@ -88,13 +95,15 @@ class Form:
     def __init__(self, scheduler: Scheduler, dists: DistFactory, stack: AsyncExitStack) -> None:
         self._scheduler, self._dists, self._stack = scheduler, dists, stack
 
-    async def __call__(self, count: int, options: PoolOptions | None = None) -> Cluster:
+    async def __call__(
+        self, count: int, options: PoolOptions | None = None, *arguments: str
+    ) -> Cluster:
         # Not entered: a Client has to be left in the context in which it was entered.
         client = await Client(self._scheduler.address, asynchronous=True)
         self._stack.push_async_callback(client.close)
         cluster = Cluster(self._scheduler, client, await self._dists(options))
         for _ in range(count):
-            await self.add(cluster)
+            await self.add(cluster, *arguments)
         return cluster
 
     async def add(self, cluster: Cluster, *arguments: str) -> None:
@@ -110,6 +119,57 @@ async def results(
     futures = cluster.client.map(run, range(count), pure=False, workers=workers)
     assert await cluster.client.gather(futures) == list(range(count))
     return futures
+
+
+async def running(
+    cluster: Cluster, ledger: Ledger, number: int, key: object = "held", *, only_there: bool = False
+) -> Future[object]:
+    """A task that runs on a worker until the ledger is open."""
+    future = cluster.client.submit(
+        run_held,
+        key,
+        workers=[cluster.address(number)],
+        allow_other_workers=not only_there,
+        pure=False,
+    )
+    await until(lambda: ledger.entered.acquire(blocking=False), f"the task {key!r} runs")
+    return future
+
+
+async def draining(cluster: Cluster, number: int) -> asyncio.Task[Outcome]:
+    """A drop of a worker that is under way: the worker knows."""
+    drop = asyncio.create_task(cluster.drop(number))
+    worker = cluster.worker(number)
+    await until(lambda: worker.status == Status.closing_gracefully, "the worker drains")
+    return drop
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for it."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+
+
+async def works_again(cluster: Cluster, number: int) -> None:
+    """Wait until a worker takes tasks, and both it and its scheduler say so."""
+    worker = cluster.worker(number)
+    ws = cluster.scheduler.workers[worker.address]
+    both = (Status.running, Status.running)
+    await until(lambda: (ws.status, worker.status) == both, "the worker works again")
+    assert ws in cluster.scheduler.running
+    task = cluster.client.submit(run, "once more", workers=[worker.address], pure=False)
+    assert await task == "once more"
+
+
+def takes_nothing(worker: Worker) -> None:
+    """Have a worker fetch no data; its scheduler does not know."""
+    worker.handle_stimulus(PauseEvent(stimulus_id="test"))
+
+
+def takes_again(worker: Worker) -> None:
+    """Undo :func:`takes_nothing`."""
+    worker.handle_stimulus(UnpauseEvent(stimulus_id="test"))
 
 
 def idle(cluster: Cluster, number: int) -> bool:

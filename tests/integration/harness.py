@@ -74,7 +74,8 @@ def options_of(*arguments: str) -> WorkerOptions:
     import click
 
     command = click.Command("agent", params=click_parameters())
-    given = ["--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *arguments]
+    host = () if "--listen-address" in arguments else ("--host", "127.0.0.1")
+    given = ["--nthreads", "1", "--no-dashboard", *host, *arguments]
     return worker_options(command.make_context("agent", given).params)
 
 

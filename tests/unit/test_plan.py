@@ -294,6 +294,20 @@ def test_a_drop_goes_on_while_the_peer_is_leaving_or_not_named(answer: Snapshot)
     assert plan(answer, {A}, History(), drain(), 0.0, {A}, {A}).cancel == ()
 
 
+@pytest.mark.parametrize("policy", ["drain", "keep"])
+def test_a_panic_cancels_the_drops_of_members_that_are_only_absent(policy: str) -> None:
+    members = {A, B, C}
+    # A drops as it is absent, B as it is leaving; then C is missing, too.
+    answer = snap(B, leaving=[B])
+    history = History(absences={A: Absence(0.0, 9), C: Absence(0.0, 1)})
+    options = drain(panic=0.5) if policy == "drain" else KEEP
+    proposed = plan(answer, members, history, options, 1e6, {A, B}, {A, B})
+    expected = (A,) if policy == "drain" else ()
+    assert (proposed.cancel, proposed.awaited) == (expected, expected)
+    assert bool(proposed.warning) == (policy == "drain")
+    assert proposed.disconnect == ()
+
+
 def test_a_refused_drop_backs_off_as_a_refused_connect_does() -> None:
     leaving = snap(A, leaving=[A])
     history = departed(History(), A, Outcome.refused("is full"), RECONNECT, 0.0, 0.5)

@@ -141,6 +141,26 @@ async def test_a_drop_is_cancelled_when_the_peer_is_wanted_again() -> None:
         assert (status.members, status.counters["drops-cancelled"]) == ((A,), 1)
 
 
+async def test_a_panic_cancels_the_drops_that_run_and_their_end_is_no_reason_to_drop_again() -> (
+    None
+):
+    removal = RemovalOptions("drain", after=1, grace=0.0, panic_threshold=0.5)
+    discovery, dist = ManualDiscovery([A, B, C, D]), FakeDist()
+    async with opened(discovery, dist, replace(RARELY, removal=removal)) as pool:
+        await pool.run_once()
+        dist.behaviour = dict.fromkeys((A, B, C, D), HANGS)
+        discovery.set(Snapshot(frozenset({B, C, D}), leaving=frozenset({B})))
+        await pool.refresh()
+        assert (await pool.status()).disconnecting == (A, B)
+        discovery.set(Snapshot(frozenset({B}), leaving=frozenset({B})))
+        assert (await pool.refresh()).cancel == (A,)
+        await eventually(lambda: pool._enactor.disconnecting.keys() == {B})
+        assert (await pool.refresh()).disconnect == ()
+        status = await pool.status()
+        assert status.members == (A, B, C, D)
+        assert (status.counters["drops-cancelled"], status.counters["panics"]) == (1, 1)
+
+
 async def test_a_peer_that_leaves_while_it_is_attached_is_dropped_right_after() -> None:
     discovery, dist = ManualDiscovery([A]), FakeDist()
     dist.behaviour = {A: 0.05}
