@@ -21,16 +21,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
-from distributed.active_memory_manager import ActiveMemoryManagerExtension, RetireWorker
+from distributed.active_memory_manager import ActiveMemoryManagerExtension
 from distributed.core import Status
 
-from gc_bootstrap.dist.move import ASK_AGAIN, MoveAway, is_safe
+from gc_bootstrap.dist.move import ASK_AGAIN, MoveAway, is_retired, is_safe
 from gc_bootstrap.peer import WORKER_EXTRA
 from gc_bootstrap.wire import REPORT_REQUEST, REPORTS
 
@@ -44,6 +44,8 @@ TASKS_SHARE = 0.5
 """Share of the deadline in which running tasks may finish; the rest is for their results."""
 AT_ONCE = 100
 """Tasks that start again elsewhere in one go; about 7 ms."""
+OTHERS_POLL = 0.5
+"""Seconds between two looks at whether somebody else's retirement of the worker is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,10 @@ class Drain:
         Returns the one to use, and has it run soon.
     pace
         Returns the seconds to wait between two looks.
+    later
+        Takes what is left to do after the task, and owns it.
+    is_last
+        Whether no other drain of the worker has begun since.
     clock
         Monotonic seconds.
 
@@ -116,12 +122,16 @@ class Drain:
         *,
         memory_manager: Callable[[], ActiveMemoryManagerExtension],
         pace: Callable[[], float],
+        later: Callable[[Coroutine[Any, Any, None]], None],
+        is_last: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
         self.address = address
         self._scheduler = scheduler
         self._memory_manager = memory_manager
         self._pace = pace
+        self._later = later
+        self._is_last = is_last
         self._clock = clock
         self._ws: WorkerState = scheduler.workers[address]
         self._tag = self._ws.extra.get(WORKER_EXTRA, {})
@@ -327,16 +337,25 @@ class Drain:
         if self._gone or self._scheduler.status in (Status.closing, Status.closed):
             return
         self._log("the drain is cancelled")
-        if self._before != Status.closing_gracefully or not self._is_retired_by_others():
-            back = self._before if self._before == Status.paused else Status.running
-            self._set_status(back)
+        if is_retired(self._scheduler, self.address):
+            self._later(self._put_back_after_others())
+        else:
+            self._put_back()
 
-    def _is_retired_by_others(self) -> bool:
-        manager = self._scheduler.extensions.get("amm")
-        return any(
-            isinstance(policy, RetireWorker) and policy.address == self.address
-            for policy in (manager.policies if manager is not None else ())
-        )
+    async def _put_back_after_others(self) -> None:
+        """Wait for the end of somebody else's retirement.
+
+        Given up, it puts the worker back to what it was at its begin: that may be our doing.
+        """
+        while not self._gone and is_retired(self._scheduler, self.address):
+            await asyncio.sleep(OTHERS_POLL)
+        # Its own word comes up to half a second after its end.
+        await asyncio.sleep(2 * OTHERS_POLL)
+        if not self._gone and self._ws.status == Status.closing_gracefully and self._is_last():
+            self._put_back()
+
+    def _put_back(self) -> None:
+        self._set_status(self._before if self._before == Status.paused else Status.running)
 
     def _end_policy(self) -> None:
         manager = getattr(self._policy, "manager", None)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distributed.active_memory_manager import ActiveMemoryManagerExtension
@@ -58,6 +58,7 @@ class Drainer(SchedulerPlugin):
         self._before: dict[str, Status] = {}
         self._held: dict[str, Held] = {}
         self._by_peer: dict[Held, set[str]] = {}
+        self._afterwards: set[asyncio.Task[None]] = set()
         self._own_manager: ActiveMemoryManagerExtension | None = None
         self._kick: asyncio.TimerHandle | None = None
         for address in scheduler.workers:
@@ -161,12 +162,19 @@ class Drainer(SchedulerPlugin):
                 self._status_before(address),
                 memory_manager=self._memory_manager,
                 pace=lambda: min(POLL_MAX, max(POLL, POLL_EACH * len(self._drains))),
+                later=self._later,
+                is_last=lambda: address not in self._drains,
                 clock=self._clock,
             )
             self._drains[address] = drain
             drain.task.add_done_callback(lambda _: self._forget(drain))
         drain.want(deadline)
         return drain
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="gc_bootstrap drain: put back to work")
+        self._afterwards.add(task)
+        task.add_done_callback(self._afterwards.discard)
 
     def _forget(self, drain: Drain) -> None:
         if self._drains.get(drain.address) is drain:
@@ -229,6 +237,7 @@ class Drainer(SchedulerPlugin):
         if self._kick is not None:
             self._kick.cancel()
         await cancel_and_wait([drain.task for drain in self._drains.values()])
+        await cancel_and_wait(self._afterwards)
 
 
 def _held(ws: WorkerState, scheduler_id: str) -> Held | None:

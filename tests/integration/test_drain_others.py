@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from distributed import Client, Scheduler
-from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
 
 from gc_bootstrap.dist.drainer import Drainer
+from gc_bootstrap.dist.move import is_retired
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.plugin import BootstrapPlugin
 from gc_bootstrap.wire import DRAIN_HANDLER, REPORT_ANSWER
@@ -33,8 +33,7 @@ from tests.integration.harness import agent_here, until
 
 def retiring(cluster: Cluster) -> bool:
     """Whether somebody retires a worker by Dask's own means."""
-    policies = cluster.scheduler.extensions["amm"].policies
-    return any(isinstance(policy, RetireWorker) for policy in policies)
+    return any(is_retired(cluster.scheduler, address) for address in cluster.scheduler.workers)
 
 
 async def retire(cluster: Cluster, number: int) -> asyncio.Task[dict[str, Any]]:
@@ -189,6 +188,30 @@ async def test_a_worker_whose_retirement_was_given_up_works_after_a_cancelled_dr
     assert not drop.done()
     assert cluster.state(0).status == Status.closing_gracefully
     await cancelled(drop)
+    await works_again(cluster, 0)
+    assert await cluster.client.gather(futures) == list(range(10))
+
+
+@pytest.mark.parametrize("manager", ["running", "stopped"])
+async def test_a_retirement_that_began_after_a_drain_goes_on_without_it_and_may_be_given_up(
+    form: Form, ledger: Ledger, manager: str
+) -> None:
+    cluster = await form(1, None, "--memory-limit", "0")
+    futures = await results(cluster, 10)
+    await form.add(cluster, "--memory-limit", "0")
+    if manager == "stopped":
+        cluster.scheduler.extensions["amm"].stop()
+    takes_nothing(cluster.worker(1))
+    drop = await draining(cluster, 0)
+    retirement = await retire(cluster, 0)
+    await cancelled(drop)
+    await asyncio.sleep(0.2)
+    assert not retirement.done()
+    assert cluster.state(0).status == Status.closing_gracefully, "put back in the middle of theirs"
+    other = cluster.state(1)
+    cluster.worker(1).status = Status.paused
+    await until(lambda: other.status == Status.paused, "the scheduler knows")
+    assert await retirement == {}
     await works_again(cluster, 0)
     assert await cluster.client.gather(futures) == list(range(10))
 
