@@ -193,7 +193,8 @@ class Drain:
         async with AsyncExitStack() as stack:
             await self._keep_rebalancing_out(stack)
             await self._drain()
-        return await self._remove()
+            # Nothing comes between the last look at the data and this.
+            return await self._remove()
 
     async def _keep_rebalancing_out(self, stack: AsyncExitStack) -> None:
         """Take the lock by which Dask keeps retirements and ``client.rebalance`` apart."""
@@ -263,7 +264,7 @@ class Drain:
         ws = self._ws
         if ws.actors:
             return f"{len(ws.actors)} actors cannot be moved"
-        if not self._scheduler.running - {ws} and not self._everything_is_safe():
+        if not self._scheduler.running and not self._everything_is_safe():
             return "no other worker can take its data"
         return ""
 
@@ -272,7 +273,7 @@ class Drain:
         return not ws.actors and all(is_safe(ts, ws) for ts in ws.has_what if not ts.actor)
 
     def _can_run_elsewhere(self, ts: TaskState) -> bool:
-        others = self._scheduler.running - {self._ws}
+        others = self._scheduler.running  # this one is not among them
         allowed = self._scheduler.valid_workers(ts)
         if allowed is None or (ts.loose_restrictions and not allowed & others):
             return bool(others)
@@ -286,7 +287,7 @@ class Drain:
         loss = self._loss()
         took = f"after {self._clock() - self._began:.2f} s"
         if loss:
-            self._log(f"given up {took}, with {loss}", logging.WARNING)
+            self._log(f"gone {took}, at the cost of {loss}", logging.WARNING)
         else:
             self._log(f"drained {took}")
         # Expected: tasks that still run there are not suspected of having killed it.

@@ -29,6 +29,8 @@ from gc_bootstrap.peer import Peer
 from gc_bootstrap.plugin import STATUS_HANDLER
 
 DEADLINE = 45.0
+_RANDOM = random.SystemRandom()  # hypothesis seeds the usual one
+_GIVEN: set[int] = set()
 SECRET = "correct horse battery staple"
 COOKIE = Cookie(SECRET, "the test")
 
@@ -49,14 +51,17 @@ async def until(
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, and that the system gives to nobody by itself.
+    """A port that nobody listens on now, and that is given to nobody else.
 
     Below Linux' ephemeral ports (32768 and up): one of those may be somebody's a moment later.
     """
     while True:
-        port = random.randrange(20000, 32000)
+        port = _RANDOM.randrange(20000, 32000)
+        if port in _GIVEN:
+            continue
         with socket.socket() as sock, suppress(OSError):
             sock.bind(("127.0.0.1", port))
+            _GIVEN.add(port)
             return port
 
 

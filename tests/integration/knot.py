@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -98,10 +99,11 @@ class Knot:
         if process is not None:
             await process.wait()
 
-    def freeze(self) -> None:
-        """Let it answer nothing, from now on."""
+    async def freeze(self) -> None:
+        """Let it answer nothing, from now on. Returns when each of its threads has stopped."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
+        await asyncio.to_thread(_until_stopped, self._process.pid)
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -142,3 +144,14 @@ class Knot:
         if wanted is None:
             return answer.rcode() == dns.rcode.SERVFAIL
         return any(rrset[0].serial == wanted for rrset in answer.answer)
+
+
+def _until_stopped(pid: int) -> None:
+    threads = Path(f"/proc/{pid}/task")
+    while any(_state(thread) != "T" for thread in threads.iterdir()):
+        time.sleep(0.001)
+
+
+def _state(thread: Path) -> str:
+    """A thread's state, as ``/proc/PID/task/TID/stat`` has it after the name in parentheses."""
+    return (thread / "stat").read_text().rpartition(") ")[2][0]

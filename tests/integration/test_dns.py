@@ -169,7 +169,7 @@ async def test_a_server_that_stops_answering_is_an_error_until_it_comes_back(kno
     await knot.write(ZONE, "cpu A 10.0.0.5")
     discovery = DnsDiscovery(f"cpu.{ZONE}.", nameservers=knot.server, lookup_timeout="400ms")
     before = await discovery.peers()
-    knot.freeze()
+    await knot.freeze()
     with pytest.raises(DiscoveryError, match=r"127.0.0.1:\d+ did not answer in time"):
         await discovery.peers()
     knot.thaw()
@@ -195,7 +195,7 @@ async def test_the_lookup_timeout_bounds_the_whole_look_up(knot: Knot) -> None:
 
             async def find_and_freeze(*arguments: Any) -> Any:
                 found = await find(*arguments)
-                knot.freeze()
+                await knot.freeze()
                 return found
 
             setattr(lookup, "find", find_and_freeze)  # noqa: B010 - a protocol's method

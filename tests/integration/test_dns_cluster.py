@@ -138,7 +138,7 @@ async def test_a_pool_forms_by_srv_records(processes: Processes, knot: Knot) -> 
     before = await _refreshes(scheduler)
     assert await _finds(scheduler, peers) <= before + 2
     await scheduler.formed(peers)
-    knot.freeze()
+    await knot.freeze()
     await _refreshed(scheduler, 2)
     status = await scheduler.status()
     assert "did not answer in time" in status["error"]
