@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,8 @@ from gc_bootstrap.wire import DRAIN_HANDLER, REPORTS, WireError
 logger = logging.getLogger(__name__)
 
 READY_POLL = 0.02
+CONNECT_PATIENCE = 0.5
+"""Seconds that a worker in this process may take to finish a connection before it is closed."""
 ASK_AGAIN = 0.2
 """Seconds after which a drain is asked for again."""
 UNDER_WAY_TIMEOUT = 5.0
@@ -282,6 +285,7 @@ class WorkerGroup:
             return
         if server.status in (Status.closed, Status.failed):
             return
+        await _let_connect(server)
         closing = asyncio.ensure_future(
             server.close(
                 timeout=ABANDONED_TIMEOUT, executor_wait=False, reason="gc_bootstrap-agent"
@@ -316,6 +320,15 @@ class WorkerGroup:
                     future.cancel()
         if not self.ending.is_set():
             logger.warning("One of %d workers has ended for good", len(self._servers))
+
+
+async def _let_connect(server: Worker) -> None:
+    """Let the first heartbeat get its connection: cut off in the middle, Dask loses the socket."""
+    server.periodic_callbacks["heartbeat"].stop()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CONNECT_PATIENCE):
+            while any(server.rpc._connecting.values()):
+                await asyncio.sleep(READY_POLL)
 
 
 async def _started(server: Nanny | Worker) -> None:
