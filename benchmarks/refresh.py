@@ -92,7 +92,13 @@ def add_members(scheduler: Scheduler, names: list[tuple[str, int]]) -> None:
             local_directory="",
             nanny=None,
             server_id=address,
-            extra={WORKER_EXTRA: {"peer": f"{host}:{port}", "pool": DEFAULT_POOL}},
+            extra={
+                WORKER_EXTRA: {
+                    "scheduler_id": scheduler.id,
+                    "peer": f"{host}:{port}",
+                    "pool": DEFAULT_POOL,
+                }
+            },
             scheduler=scheduler,
         )
 

@@ -1,7 +1,7 @@
 """Enacting plans: connects and disconnects that run at once, bounded, each with its deadline.
 
-The only place that makes a plan happen. What comes of each connect goes into the history, from
-which the next plan is made.
+The only place that makes a plan happen. What comes of each goes into the history, from which the
+next plan is made.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class Enactor:
         task = self.disconnecting.get(peer)
         if task is not None and not task.cancelling():
             self.counters["drops-cancelled"] += 1
-            logger.info("Pool %s: %s is wanted again, its drop is cancelled", self._name, peer)
+            logger.info("Pool %s: the drop of %s is cancelled", self._name, peer)
             task.cancel()
 
     def _level(self, before: Hold | None, outcome: Outcome) -> int:
@@ -246,7 +246,7 @@ class Enactor:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise  # the pool closes
+                raise  # the pool closes, or the drop is cancelled
             return Outcome.refused("the attempt was cancelled by somebody else")
         except Exception as exc:
             logger.exception("Pool %s: a bug in its dist, at %s", self._name, peer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -13,7 +12,7 @@ from gc_bootstrap import backends, config
 from gc_bootstrap.config import DEFAULT_POOL, NAMESPACE, PoolOptions
 from gc_bootstrap.errors import ConfigError, one_line
 from gc_bootstrap.logs import log_like_distributed
-from gc_bootstrap.peer import WORKER_EXTRA
+from gc_bootstrap.peer import held_as
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -159,10 +158,10 @@ class BootstrapPlugin(SchedulerPlugin):
         assert self._scheduler is not None, "start() comes first"
         workers: dict[str, dict[str, list[str]]] = {}
         for address, worker in self._scheduler.workers.items():
-            tag = worker.extra.get(WORKER_EXTRA)
-            if isinstance(tag, Mapping) and tag.get("scheduler_id") == self._scheduler.id:
-                of_pool = workers.setdefault(str(tag["pool"]), {})
-                of_pool.setdefault(str(tag["peer"]), []).append(address)
+            held = held_as(worker.extra, self._scheduler.id)
+            if held is not None:
+                peer, of_pool = held
+                workers.setdefault(of_pool, {}).setdefault(peer, []).append(address)
         pools = []
         for name, pool in self.pools.items():
             status = (await pool.status()).to_json()

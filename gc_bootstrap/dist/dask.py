@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -16,12 +17,11 @@ from gc_bootstrap.dist.client import Answer
 from gc_bootstrap.dist.drainer import Drainer
 from gc_bootstrap.dist.signing import SignedClient
 from gc_bootstrap.errors import ConfigError, DistError, PeerError
-from gc_bootstrap.peer import WORKER_EXTRA, Outcome, Peer
+from gc_bootstrap.peer import Outcome, Peer, held_as
 from gc_bootstrap.wire import AttachReply, AttachRequest, DetachRequest
 
 if TYPE_CHECKING:
     from distributed import Scheduler
-    from distributed.scheduler import WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +105,10 @@ class DaskDist(Dist):
     async def members(self) -> frozenset[Peer]:
         found: set[Peer] = set()
         for number, ws in enumerate(list(self._scheduler.workers.values())):
-            tag = self.tag(ws)
-            if tag is not None and tag[1] == self.owner.pool:
-                found.add(tag[0])
+            held = held_as(ws.extra, self._scheduler.id)
+            if held is not None and held[1] == self.owner.pool:
+                with suppress(PeerError):  # somebody else's use of the key
+                    found.add(Peer.parse(held[0]))
             if number % MEMBERS_AT_ONCE == MEMBERS_AT_ONCE - 1:
                 await asyncio.sleep(0)
         return frozenset(found)
@@ -215,18 +216,6 @@ class DaskDist(Dist):
     ) -> Answer:
         assert self._client is not None, "bind() comes first"
         return await self._client.ask(peer, path, message, limit)
-
-    def tag(self, ws: WorkerState) -> tuple[Peer, str] | None:
-        """Who attached a worker: the peer and the pool, or None where it was not one of us."""
-        tag = ws.extra.get(WORKER_EXTRA)
-        if tag is None:
-            return None
-        try:
-            if tag["scheduler_id"] != self._scheduler.id:
-                return None
-            return Peer.parse(tag["peer"]), str(tag["pool"])
-        except (KeyError, TypeError, PeerError):
-            return None  # somebody else's use of the key
 
 
 class _Watcher(SchedulerPlugin):

@@ -36,7 +36,7 @@ from gc_bootstrap.wire import REPORT_REQUEST, REPORTS
 
 if TYPE_CHECKING:
     from distributed import Scheduler
-    from distributed.scheduler import TaskState, WorkerState
+    from distributed.scheduler import Recs, TaskState, WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -314,12 +314,12 @@ class Drain:
 
     async def _reschedule(self, tasks: Sequence[TaskState]) -> None:
         for start in range(0, len(tasks), AT_ONCE):
-            recommendations = {
+            recommendations: Recs = {
                 ts.key: "released"
                 for ts in tasks[start : start + AT_ONCE]
                 if ts.processing_on is self._ws
             }
-            self._scheduler.transitions(recommendations, stimulus_id=self._id)  # type: ignore[arg-type]
+            self._scheduler.transitions(recommendations, stimulus_id=self._id)
             await asyncio.sleep(0)
 
     def _take_off_work(self) -> None:
@@ -346,7 +346,8 @@ class Drain:
     async def _put_back_after_others(self) -> None:
         """Wait for the end of somebody else's retirement.
 
-        Given up, it puts the worker back to what it was at its begin: that may be our doing.
+        Given up, it puts the worker back to what it was at its begin: that may be our doing. Dask
+        gives it no deadline, so there is none here; it ends with the worker or the scheduler.
         """
         while not self._gone and is_retired(self._scheduler, self.address):
             await asyncio.sleep(OTHERS_POLL)

@@ -15,12 +15,11 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap.dist.drain import Drain, Loss, cancel_and_wait
 from gc_bootstrap.errors import DistError
-from gc_bootstrap.peer import WORKER_EXTRA
+from gc_bootstrap.peer import held_as
 from gc_bootstrap.wire import DRAIN_HANDLER, REPORT_ANSWER
 
 if TYPE_CHECKING:
     from distributed import Scheduler
-    from distributed.scheduler import WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +216,7 @@ class Drainer(SchedulerPlugin):
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Note whose a worker is."""
-        held = _held(scheduler.workers[worker], scheduler.id)
+        held = held_as(scheduler.workers[worker].extra, scheduler.id)
         if held is not None:
             self._held[worker] = held
             self._by_peer.setdefault(held, set()).add(worker)
@@ -238,10 +237,3 @@ class Drainer(SchedulerPlugin):
             self._kick.cancel()
         await cancel_and_wait([drain.task for drain in self._drains.values()])
         await cancel_and_wait(self._afterwards)
-
-
-def _held(ws: WorkerState, scheduler_id: str) -> Held | None:
-    tag = ws.extra.get(WORKER_EXTRA)
-    if not isinstance(tag, dict) or tag.get("scheduler_id") != scheduler_id:
-        return None
-    return str(tag.get("peer")), str(tag.get("pool"))
