@@ -33,7 +33,7 @@ from gc_bootstrap import Peer, Pool
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.dist import Owner
-from gc_bootstrap.dist.dask import DaskDist
+from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.testing import ManualDiscovery
 
 TARGET = 1 / 15

@@ -43,9 +43,9 @@ from distributed import Scheduler
 
 from gc_bootstrap import Peer, Pool
 from gc_bootstrap.config import PoolOptions
-from gc_bootstrap.cookie import Cookie, generate
 from gc_bootstrap.dist import Owner
-from gc_bootstrap.dist.dask import DaskDist
+from gc_bootstrap.scheduler.dask import DaskDist
+from gc_bootstrap.wire.cookie import Cookie, generate
 
 LATENCY = 0.020
 """Seconds from the event to the attach request, at the median."""

@@ -43,10 +43,10 @@ from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import WorkerOptions, click_parameters, worker_options
 from gc_bootstrap.agent.run import AgentOptions, AgentServer
 from gc_bootstrap.config import PoolOptions
-from gc_bootstrap.cookie import Cookie, generate
 from gc_bootstrap.dist import Owner
-from gc_bootstrap.dist.dask import DaskDist
+from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.testing import ManualDiscovery
+from gc_bootstrap.wire.cookie import Cookie, generate
 
 TARGET = 1.2
 LIMIT = 120.0

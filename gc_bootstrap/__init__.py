@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from gc_bootstrap.peer import Outcome as Outcome
     from gc_bootstrap.peer import Peer as Peer
     from gc_bootstrap.peer import Snapshot as Snapshot
-    from gc_bootstrap.plugin import BootstrapPlugin as BootstrapPlugin
     from gc_bootstrap.pool import Pool as Pool
+    from gc_bootstrap.scheduler.plugin import BootstrapPlugin as BootstrapPlugin
 
 _HOME = {
-    "BootstrapPlugin": "plugin",
+    "BootstrapPlugin": "scheduler.plugin",
     "ConfigError": "errors",
     "Discovery": "discovery",
     "DiscoveryError": "errors",

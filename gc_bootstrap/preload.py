@@ -10,7 +10,7 @@ import click
 
 from gc_bootstrap.errors import ConfigError
 from gc_bootstrap.logs import log_like_distributed
-from gc_bootstrap.plugin import BootstrapPlugin
+from gc_bootstrap.scheduler.plugin import BootstrapPlugin
 
 if TYPE_CHECKING:
     from distributed import Scheduler

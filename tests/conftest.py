@@ -110,7 +110,7 @@ def nothing_blocks_the_loop(nothing_left: None) -> Iterator[None]:
     Not the agent: blocking calls of Dask's own that it leads to (a Worker makes its folders) would
     count as its own.
     """
-    scheduler_side = ["pool", "plan", "wire", "discovery", "dist"]
+    scheduler_side = ["scheduler", "pool", "discovery", "dist", "wire.messages", "wire.tokens"]
     with blockbuster_ctx([f"gc_bootstrap.{module}" for module in scheduler_side]):
         yield
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from dask.utils import parse_timedelta
 
-from gc_bootstrap import wire
 from gc_bootstrap.agent.lease import Lease
 from gc_bootstrap.agent.options import WorkerOptions
-from gc_bootstrap.wire import AttachReply, AttachRequest, DetachRequest, WireError
+from gc_bootstrap.wire import versions
+from gc_bootstrap.wire.messages import AttachReply, AttachRequest, DetachRequest, WireError
 
 State = Literal["warming", "idle", "attaching", "attached", "draining"]
 STATES: tuple[State, ...] = ("warming", "idle", "attaching", "attached", "draining")
@@ -50,7 +50,7 @@ class Agent:
         self.options = options
         self.drain_timeout = drain_timeout
         self.lease_timeout = lease_timeout
-        self.versions = wire.versions()
+        self.versions = versions.installed()
         self.abandoned = False
         self.attaches = 0
         self.failures = 0
@@ -111,7 +111,7 @@ class Agent:
             self._check_ready()
             lease = self._lease
         if lease is None:
-            if differ := wire.mismatch(self.versions, request.versions):
+            if differ := versions.mismatch(self.versions, request.versions):
                 raise WireError(409, f"incompatible versions: {differ}")
             lease = self._take(request)
         elif lease.request.scheduler_id != request.scheduler_id:

@@ -11,7 +11,7 @@ from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.reach import check_address, check_reachable
 from gc_bootstrap.agent.workers import UNDER_WAY_TIMEOUT, WorkerGroup
 from gc_bootstrap.errors import one_line
-from gc_bootstrap.wire import AttachRequest, WireError
+from gc_bootstrap.wire.messages import AttachRequest, WireError
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gc_bootstrap.agent.core import STATES, Agent
-from gc_bootstrap.wire import WireError
+from gc_bootstrap.wire.messages import WireError
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

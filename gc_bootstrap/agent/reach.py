@@ -9,7 +9,7 @@ from distributed.comm.core import connect
 from distributed.security import Security
 
 from gc_bootstrap.errors import one_line, os_reason
-from gc_bootstrap.wire import WireError
+from gc_bootstrap.wire.messages import WireError
 
 DIAL_TIMEOUT = 5.0
 """Seconds to connect."""

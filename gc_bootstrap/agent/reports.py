@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from gc_bootstrap.wire import REPORT_ANSWER, REPORT_REQUEST
+from gc_bootstrap.wire.names import REPORT_ANSWER, REPORT_REQUEST
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -12,16 +12,16 @@ from typing import Self
 
 from distributed._signals import wait_for_signals
 
-from gc_bootstrap import cookie as cookies
-from gc_bootstrap import runtime
 from gc_bootstrap.agent import listen as listening
 from gc_bootstrap.agent.core import DRAIN_TIMEOUT, LEASE_TIMEOUT, Agent
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.server import ControlServer
-from gc_bootstrap.cookie import Cookie
 from gc_bootstrap.errors import ConfigError
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire import cookie as cookies
+from gc_bootstrap.wire import registrations
+from gc_bootstrap.wire.cookie import Cookie
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class AgentServer:
         self._options = options
         self._warm = warm
         self._server: ControlServer | None = None
-        self._registrar: runtime.Registrar | None = None
+        self._registrar: registrations.Registrar | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._peer: Peer | None = None
 
@@ -147,16 +147,16 @@ class AgentServer:
         logger.info("Agent at %s is ready", self._peer)
 
     def _register(self, own_cookie: str | None) -> None:
-        registrar = runtime.Registrar()
-        registration = runtime.Registration(self.peer, os.getpid(), own_cookie)
+        registrar = registrations.Registrar()
+        registration = registrations.Registration(self.peer, os.getpid(), own_cookie)
         try:
             registrar.register(registration)
-        except runtime.RuntimeFolderError as exc:
+        except registrations.RuntimeFolderError as exc:
             if own_cookie is not None:
                 # Nobody could ever attach it.
                 raise ConfigError(
                     f"cannot register for this user's schedulers: {exc}; give a --cookie-file or"
-                    f" set {runtime.VARIABLE}"
+                    f" set {registrations.VARIABLE}"
                 ) from exc
             logger.info("Not registered for the discovery `local`: %s", exc)
         self._registrar = registrar

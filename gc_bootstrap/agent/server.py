@@ -16,11 +16,12 @@ from typing import Any
 
 from aiohttp import web
 
-from gc_bootstrap import wire
 from gc_bootstrap.agent import metrics
 from gc_bootstrap.agent.core import Agent
-from gc_bootstrap.cookie import Cookie
-from gc_bootstrap.wire import Verifier, WireError
+from gc_bootstrap.wire import messages, names
+from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.messages import WireError
+from gc_bootstrap.wire.tokens import Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,9 @@ class ControlServer:
             "/healthz": ("GET", self._healthz),
             "/readyz": ("GET", self._readyz),
             "/metrics": ("GET", self._get_metrics),
-            wire.STATUS: ("GET", self._status),
-            wire.ATTACH: ("POST", self._attach),
-            wire.DETACH: ("POST", self._detach),
+            names.STATUS: ("GET", self._status),
+            names.ATTACH: ("POST", self._attach),
+            names.DETACH: ("POST", self._detach),
         }
         if tls is not None:
             # Probes and metrics come without a certificate: a kubelet has none. One that is
@@ -138,7 +139,7 @@ class ControlServer:
     ) -> web.BaseRequest:
         loop = asyncio.get_running_loop()
         return web.BaseRequest(
-            message, payload, protocol, writer, task, loop, client_max_size=wire.MAX_BODY
+            message, payload, protocol, writer, task, loop, client_max_size=messages.MAX_BODY
         )
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -147,7 +148,7 @@ class ControlServer:
         except WireError as exc:
             response = _error(exc.status, str(exc))
         except web.HTTPRequestEntityTooLarge:
-            response = _error(413, f"the body is larger than {wire.MAX_BODY} bytes")
+            response = _error(413, f"the body is larger than {messages.MAX_BODY} bytes")
         except web.RequestPayloadError:
             response = _error(400, "the body is not sent as the headers say")
         response.force_close()
@@ -196,7 +197,7 @@ class ControlServer:
         return _json(self._agent.status())
 
     async def _attach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        reply = await self._agent.attach(wire.parse_attach(body))
+        reply = await self._agent.attach(messages.parse_attach(body))
         return _json(
             {
                 "scheduler_id": reply.scheduler_id,
@@ -208,12 +209,12 @@ class ControlServer:
         )
 
     async def _detach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        await self._agent.detach(wire.parse_detach(body))
+        await self._agent.detach(messages.parse_detach(body))
         return _json({"state": self._agent.state})
 
 
 def _json(value: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(status=status, body=wire.encode(value), content_type="application/json")
+    return web.Response(status=status, body=messages.encode(value), content_type="application/json")
 
 
 def _error(status: int, reason: str) -> web.Response:

@@ -19,7 +19,8 @@ from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.reports import Reports
 from gc_bootstrap.errors import one_line, os_reason
 from gc_bootstrap.peer import WORKER_EXTRA
-from gc_bootstrap.wire import DRAIN_HANDLER, REPORTS, WireError
+from gc_bootstrap.wire.messages import REPORTS, WireError
+from gc_bootstrap.wire.names import DRAIN_HANDLER
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from distributed.compatibility import asyncio_run
 from distributed.config import get_loop_factory
 from distributed.proctitle import enable_proctitle_on_children, enable_proctitle_on_current
 
-from gc_bootstrap import cookie as cookies
 from gc_bootstrap.agent import warm
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import click_parameters, worker_options
@@ -26,6 +25,7 @@ from gc_bootstrap.agent.run import AgentOptions, run
 from gc_bootstrap.cli.common import errors_as_lines
 from gc_bootstrap.errors import ConfigError, one_line, os_reason
 from gc_bootstrap.logs import log_like_distributed
+from gc_bootstrap.wire import cookie as cookies
 
 
 class _AgentCommand(click.Command):

@@ -19,11 +19,11 @@ from distributed import Client, Future, futures_of
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gc_bootstrap import runtime
 from gc_bootstrap.cli.common import errors_as_lines
 from gc_bootstrap.cli.processes import ProcessGroup
 from gc_bootstrap.errors import GcBootstrapError
-from gc_bootstrap.plugin import STATUS_HANDLER
+from gc_bootstrap.wire import registrations
+from gc_bootstrap.wire.names import STATUS_HANDLER
 
 DEADLINE = 120.0
 """Seconds for each step; a cold disk and two slow cores take their time."""
@@ -112,7 +112,11 @@ class _Demo:
         self._say("[green]Done.[/green] Every process has been ended.")
 
     async def _show(self, folder: Path) -> None:
-        environ = {**os.environ, runtime.VARIABLE: str(folder / "run"), "PYTHONUNBUFFERED": "1"}
+        environ = {
+            **os.environ,
+            registrations.VARIABLE: str(folder / "run"),
+            "PYTHONUNBUFFERED": "1",
+        }
         environ["DASK_TEMPORARY_DIRECTORY"] = str(folder)
         for number in range(self._count):
             agent = ["pool", "agent", "--nthreads", "1", "--host", "127.0.0.1"]

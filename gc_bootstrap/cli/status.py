@@ -18,7 +18,7 @@ from rich.table import Table
 
 from gc_bootstrap.cli.common import errors_as_lines
 from gc_bootstrap.errors import ConfigError, GcBootstrapError, one_line
-from gc_bootstrap.plugin import STATUS_HANDLER
+from gc_bootstrap.wire.names import STATUS_HANDLER
 
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
 

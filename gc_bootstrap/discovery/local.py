@@ -12,10 +12,10 @@ import logging
 import os
 from pathlib import Path
 
-from gc_bootstrap import runtime
 from gc_bootstrap.discovery.base import Discovery
 from gc_bootstrap.errors import DiscoveryError
 from gc_bootstrap.peer import Snapshot
+from gc_bootstrap.wire import registrations
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class LocalDiscovery(Discovery):
     """
 
     def __init__(self, folder: str | None = None) -> None:
-        self._folders = [Path(folder)] if folder is not None else runtime.folders()
+        self._folders = [Path(folder)] if folder is not None else registrations.folders()
         self._seen: list[int] = []
         self._problems: list[str] = []
 
@@ -45,7 +45,7 @@ class LocalDiscovery(Discovery):
         seen = await asyncio.to_thread(self._modified)
         try:
             found, problems = await asyncio.to_thread(self._read)
-        except runtime.RuntimeFolderError as exc:
+        except registrations.RuntimeFolderError as exc:
             raise DiscoveryError(str(exc)) from exc
         for problem in problems:
             if problem not in self._problems:
@@ -65,8 +65,8 @@ class LocalDiscovery(Discovery):
         while await asyncio.to_thread(self._modified) == self._seen:
             await asyncio.sleep(POLL_INTERVAL)
 
-    def _read(self) -> tuple[list[runtime.Registration], list[str]]:
-        return runtime.read_all(self._folders)
+    def _read(self) -> tuple[list[registrations.Registration], list[str]]:
+        return registrations.read_all(self._folders)
 
     def _modified(self) -> list[int]:
         times = []

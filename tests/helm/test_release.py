@@ -12,7 +12,7 @@ from typing import Any
 import helm_python
 import pytest
 
-from gc_bootstrap.cookie import Cookie
+from gc_bootstrap.wire.cookie import Cookie
 from tests.helm.api import ApiServer, serving
 from tests.helm.chart import CHART, EVERYTHING, Values
 from tests.integration.harness import free_port

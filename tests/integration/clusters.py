@@ -18,8 +18,8 @@ from distributed.worker_state_machine import PauseEvent, UnpauseEvent
 from gc_bootstrap.agent.run import AgentServer
 from gc_bootstrap.config import DrainOptions, PoolOptions
 from gc_bootstrap.dist import Owner
-from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.peer import Outcome
+from gc_bootstrap.scheduler.dask import DaskDist
 from tests.integration.harness import agent_here, until
 
 SOON = PoolOptions(drain=DrainOptions(timeout=1.0))

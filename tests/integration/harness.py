@@ -19,14 +19,14 @@ import psutil
 from distributed import Scheduler
 from distributed.core import rpc
 
-from gc_bootstrap import wire
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import WorkerOptions, click_parameters, worker_options
 from gc_bootstrap.agent.run import AgentOptions, AgentServer
 from gc_bootstrap.cli.processes import ProcessGroup
-from gc_bootstrap.cookie import Cookie
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.plugin import STATUS_HANDLER
+from gc_bootstrap.wire import tokens
+from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.names import STATUS_HANDLER
 
 DEADLINE = 45.0
 _RANDOM = random.SystemRandom()  # hypothesis seeds the usual one
@@ -124,7 +124,7 @@ async def request(
     """One request to an agent, as anybody with an HTTP client sends it."""
     sent = dict(headers or {})
     if cookie is not None:
-        sent["Authorization"] = wire.sign(cookie, method, path, body, time.time())
+        sent["Authorization"] = tokens.sign(cookie, method, path, body, time.time())
     scheme = "http" if tls is None else "https"
     async with (
         aiohttp.ClientSession() as session,

@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gc_bootstrap import wire
 from gc_bootstrap.agent import server as server_module
 from gc_bootstrap.agent.run import AgentServer
-from gc_bootstrap.cookie import Cookie
 from gc_bootstrap.errors import ConfigError
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire import messages, tokens, versions
+from gc_bootstrap.wire.cookie import Cookie
 from tests.integration.harness import COOKIE, agent_here, request, scheduler_here
 
-ATTACH = wire.encode({"scheduler": "tcp://127.0.0.1:1", "scheduler_id": "me", "peer": "x:1"})
+ATTACH = messages.encode({"scheduler": "tcp://127.0.0.1:1", "scheduler_id": "me", "peer": "x:1"})
 
 
 @pytest.fixture
@@ -59,22 +59,24 @@ async def test_status_says_who_holds_the_agent(agent: AgentServer) -> None:
     _, idle = await request(agent.peer, "GET", "/v1/status", cookie=COOKIE)
     assert (idle["state"], idle["scheduler"], idle["workers"]) == ("idle", None, [])
     async with scheduler_here() as scheduler:
-        body = wire.encode(wire.AttachRequest(scheduler.address, scheduler.id, str(agent.peer)))
+        body = messages.encode(
+            messages.AttachRequest(scheduler.address, scheduler.id, str(agent.peer))
+        )
         status, attached = await request(agent.peer, "POST", "/v1/attach", body, cookie=COOKIE)
         assert status == 200
         (address,) = scheduler.workers
         assert attached["workers"] == [{"address": address}]
         _, held = await request(agent.peer, "GET", "/v1/status", cookie=COOKIE)
         assert (held["state"], held["scheduler_id"]) == ("attached", scheduler.id)
-        assert held["versions"] == wire.versions()
-        detach = wire.encode(wire.DetachRequest("another", str(agent.peer)))
+        assert held["versions"] == versions.installed()
+        detach = messages.encode(messages.DetachRequest("another", str(agent.peer)))
         status, error = await request(agent.peer, "POST", "/v1/detach", detach, cookie=COOKIE)
         assert (status, scheduler.id in error["error"]) == (409, True)
         # A request that was meant for another agent of the same scheduler.
-        detach = wire.encode(wire.DetachRequest(scheduler.id, "10.0.0.9:8791"))
+        detach = messages.encode(messages.DetachRequest(scheduler.id, "10.0.0.9:8791"))
         status, error = await request(agent.peer, "POST", "/v1/detach", detach, cookie=COOKIE)
         assert (status, error["error"]) == (409, f"held as {agent.peer}")
-        detach = wire.encode(wire.DetachRequest(scheduler.id, str(agent.peer)))
+        detach = messages.encode(messages.DetachRequest(scheduler.id, str(agent.peer)))
         answer = await request(agent.peer, "POST", "/v1/detach", detach, cookie=COOKIE)
         assert answer == (200, {"state": "idle"})
 
@@ -90,7 +92,7 @@ async def test_v1_needs_the_cookie(agent: AgentServer, path: str) -> None:
 
 
 async def test_a_token_serves_once_and_for_its_own_request_only(agent: AgentServer) -> None:
-    header = wire.sign(
+    header = tokens.sign(
         COOKIE, "POST", "/v1/detach", b'{"scheduler_id":"a","peer":"p"}', time.time()
     )
 
@@ -116,7 +118,7 @@ async def test_a_token_serves_once_and_for_its_own_request_only(agent: AgentServ
 
 async def test_an_expired_token_is_refused(agent: AgentServer) -> None:
     body = b'{"scheduler_id":"a","peer":"p"}'
-    header = wire.sign(COOKIE, "POST", "/v1/detach", body, time.time() - 90)
+    header = tokens.sign(COOKIE, "POST", "/v1/detach", body, time.time() - 90)
     status, answer = await request(
         agent.peer, "POST", "/v1/detach", body, headers={"Authorization": header}
     )
@@ -153,7 +155,7 @@ async def test_a_bad_body_is_a_4xx_with_a_reason(
 async def test_an_address_that_is_none_is_a_422(agent: AgentServer) -> None:
     ports = [f"tcp://127.0.0.1:{port}" for port in ("0", "99999", "port", "")]
     for address in (*ports, "nonsense", "tcp://", "tcp://[::1"):
-        body = wire.encode({"scheduler": address, "scheduler_id": "me", "peer": "x:1"})
+        body = messages.encode({"scheduler": address, "scheduler_id": "me", "peer": "x:1"})
         status, answer = await request(agent.peer, "POST", "/v1/attach", body, cookie=COOKIE)
         assert status == 422, (address, answer)
         assert "is not a scheduler's address" in answer["error"]
@@ -168,7 +170,7 @@ async def test_unknown_paths_and_methods(agent: AgentServer) -> None:
 
 
 async def test_a_large_body_is_refused_whatever_length_it_claims(agent: AgentServer) -> None:
-    big = b"x" * (wire.MAX_BODY + 1)
+    big = b"x" * (messages.MAX_BODY + 1)
     assert (await request(agent.peer, "POST", "/v1/attach", big, cookie=COOKIE))[0] == 413
     chunked = b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"

@@ -12,10 +12,10 @@ from aiohttp import web
 
 from gc_bootstrap.config import ConnectOptions, PoolOptions
 from gc_bootstrap.dist import Owner
-from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.pool import Pool
+from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.testing import ManualDiscovery
 from tests.integration.harness import agent_here, free_port, scheduler_here, until
 

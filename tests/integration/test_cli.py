@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.runtime import Registrar, Registration
+from gc_bootstrap.wire.registrations import Registrar, Registration
 from tests.integration.harness import Processes, free_port, run_cli, until
 
 pytestmark = pytest.mark.timeout(180)

@@ -14,9 +14,9 @@ from distributed import Client, Scheduler, Worker
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.dist import Dist, Owner
-from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import ConfigError, DistError
 from gc_bootstrap.peer import Outcome, Peer
+from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.testing import DistContract
 from tests.integration.clusters import DistFactory
 from tests.integration.harness import COOKIE, agent_here, free_port, scheduler_here, until

@@ -12,9 +12,9 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.worker_state_machine import PauseEvent, UnpauseEvent
 
-from gc_bootstrap.dist.move import MoveAway
 from gc_bootstrap.peer import Outcome
-from gc_bootstrap.wire import DRAIN_HANDLER
+from gc_bootstrap.scheduler.move import MoveAway
+from gc_bootstrap.wire.names import DRAIN_HANDLER
 from tests.integration.clusters import SOON, Form, Ledger, idle, results, run, run_held
 from tests.integration.harness import agent_here, until
 
@@ -216,7 +216,7 @@ async def test_scheduler_and_agent_share_one_drain(
 ) -> None:
     cluster = await form(2)
     futures = await results(cluster, 20)
-    with caplog.at_level(logging.INFO, "gc_bootstrap.dist"):
+    with caplog.at_level(logging.INFO, "gc_bootstrap.scheduler"):
         outcome, _ = await asyncio.gather(cluster.drop(0), cluster.agents[0].drain())
     assert outcome == Outcome.DONE
     assert caplog.text.count("draining, for up to") == 1

@@ -18,7 +18,7 @@ from distributed.scheduler import TaskStateState
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.run import AgentOptions, AgentServer
 from gc_bootstrap.peer import Outcome
-from gc_bootstrap.wire import AttachRequest
+from gc_bootstrap.wire.messages import AttachRequest
 from tests.integration.clusters import Cluster, DistFactory, Form, Ledger, results
 from tests.integration.harness import agent_here, free_port, options_of, until
 

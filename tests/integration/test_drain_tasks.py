@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gc_bootstrap.agent import workers as agent_workers
-from gc_bootstrap.dist.drain import AT_ONCE
-from gc_bootstrap.dist.drainer import Drainer
 from gc_bootstrap.peer import Outcome
+from gc_bootstrap.scheduler.drain import AT_ONCE
+from gc_bootstrap.scheduler.drains import Drainer
 from tests.integration.clusters import (
     Cluster,
     Form,
@@ -91,7 +91,7 @@ async def test_a_task_that_can_run_nowhere_else_gets_the_whole_time(
     cluster = await form_by(form, hands, 2 if why == "restricted" else 1)
     await cluster.client.amm.stop()  # which would ask for its result by chance
     future = await running(cluster, ledger, 0, only_there=why == "restricted")
-    with caplog.at_level(logging.INFO, "gc_bootstrap.dist"):
+    with caplog.at_level(logging.INFO, "gc_bootstrap.scheduler"):
         drop = await draining(cluster, 0)
         hands.now = 59.0
         await until(lambda: "its data moves" in caplog.text, "the tasks' share is over")

@@ -11,13 +11,13 @@ import pytest
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from gc_bootstrap import wire
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.run import AgentOptions, AgentServer
-from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Outcome, Peer
-from gc_bootstrap.wire import AttachRequest
+from gc_bootstrap.scheduler.dask import DaskDist
+from gc_bootstrap.wire import messages, names
+from gc_bootstrap.wire.messages import AttachRequest
 from tests.integration.clusters import DistFactory
 from tests.integration.harness import (
     agent_here,
@@ -87,7 +87,7 @@ async def test_an_attach_for_a_scheduler_that_was_replaced_at_its_address_fails(
     scheduler.add_plugin(Registrations())
     async with agent_here(insecure=True) as agent:
         late = AttachRequest(scheduler.address, "Scheduler-of-before", str(agent.peer))
-        status, answer = await request(agent.peer, "POST", wire.ATTACH, wire.encode(late))
+        status, answer = await request(agent.peer, "POST", names.ATTACH, messages.encode(late))
         assert status == 502
         assert answer["error"] == f"another scheduler is at {scheduler.address}: {scheduler.id}"
         await until(lambda: agent.agent.state == "idle", "the agent is idle")

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from gc_bootstrap import wire
 from gc_bootstrap.agent import run as run_module
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire import messages
 from tests.integration.harness import (
     COOKIE,
     Processes,
@@ -55,11 +55,11 @@ async def test_an_attach_that_fails_halfway_and_is_cut_off_leaves_no_worker(
     assert group.pid is not None
     plain = await processes.scheduler("static:")
     scheduler_id = (await plain.status())["id"]
-    attach = wire.encode(wire.AttachRequest(plain.address, scheduler_id, str(peer)))
+    attach = messages.encode(messages.AttachRequest(plain.address, scheduler_id, str(peer)))
     attaching = asyncio.create_task(request(peer, "POST", "/v1/attach", attach, cookie=COOKIE))
     await until(lambda: len(workers_of(group.pid or 0)) >= 1, "a worker is starting")
     await asyncio.sleep(0.5)
-    detach = wire.encode(wire.DetachRequest("Scheduler-x", str(peer)))
+    detach = messages.encode(messages.DetachRequest("Scheduler-x", str(peer)))
     await request(peer, "POST", "/v1/detach", detach, cookie=COOKIE)
     assert (await attaching)[0] in (500, 503)
     await until(lambda: not workers_of(group.pid or 0), "no worker is left", deadline=15)
@@ -195,8 +195,8 @@ async def test_names_that_resolve_slowly_hold_up_nobody(monkeypatch: pytest.Monk
 
     from gc_bootstrap.config import PoolOptions
     from gc_bootstrap.dist import Owner
-    from gc_bootstrap.dist.dask import DaskDist
     from gc_bootstrap.pool import Pool
+    from gc_bootstrap.scheduler.dask import DaskDist
     from gc_bootstrap.testing import ManualDiscovery
 
     resolve = socket.getaddrinfo

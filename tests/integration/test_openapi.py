@@ -14,8 +14,8 @@ import schemathesis
 import yaml
 from hypothesis import HealthCheck, settings
 
-from gc_bootstrap import wire
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire import tokens
 from tests.integration.harness import COOKIE, agent_here
 
 SCHEMA = yaml.safe_load(files("gc_bootstrap.agent").joinpath("openapi.yaml").read_text())
@@ -60,7 +60,7 @@ class Signed:
     def __call__(self, request: object) -> object:
         body = getattr(request, "body", None) or b""
         body = body if isinstance(body, bytes) else str(body).encode()
-        header = wire.sign(COOKIE, self.method, self.path, body, time.time())
+        header = tokens.sign(COOKIE, self.method, self.path, body, time.time())
         request.headers["Authorization"] = header  # type: ignore[attr-defined]
         return request
 

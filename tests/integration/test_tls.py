@@ -11,8 +11,8 @@ from distributed import Client
 from distributed.security import Security
 
 from gc_bootstrap.dist import Owner
-from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import DistError
+from gc_bootstrap.scheduler.dask import DaskDist
 from tests.integration.harness import COOKIE, agent_here, request, scheduler_here
 
 

@@ -13,9 +13,9 @@ import pytest
 from gc_bootstrap.backends import load, names
 from gc_bootstrap.discovery import Discovery, as_discovery
 from gc_bootstrap.discovery.local import LocalDiscovery
-from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import ConfigError, DiscoveryError
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.testing import ManualDiscovery
 
 MODULE = """
@@ -84,7 +84,7 @@ def test_a_name_is_enough_where_nothing_has_to_be_said(value: Any) -> None:
     assert isinstance(load("discovery", value, "KEY"), LocalDiscovery)
 
 
-@pytest.mark.parametrize("value", ["dask", {"dask": {}}, "gc_bootstrap.dist.dask:DaskDist"])
+@pytest.mark.parametrize("value", ["dask", {"dask": {}}, "gc_bootstrap.scheduler.dask:DaskDist"])
 def test_a_dist_is_loaded_likewise(value: Any) -> None:
     assert isinstance(load("dist", value, "KEY"), DaskDist)
 

@@ -13,8 +13,8 @@ from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.discovery.static import StaticDiscovery
 from gc_bootstrap.errors import DiscoveryError
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.runtime import Registrar, Registration
 from gc_bootstrap.testing import DiscoveryContract, ManualDiscovery
+from gc_bootstrap.wire.registrations import Registrar, Registration
 
 
 class TestStaticDiscovery(DiscoveryContract):

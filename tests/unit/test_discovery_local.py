@@ -13,7 +13,7 @@ import pytest
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.errors import DiscoveryError
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.runtime import Registrar, Registration
+from gc_bootstrap.wire.registrations import Registrar, Registration
 from tests.unit.helpers import eventually
 
 A, B = Peer("127.0.0.1", 1), Peer("127.0.0.1", 2)

@@ -22,10 +22,10 @@ from gc_bootstrap.config import (
     ReconnectOptions,
     RemovalOptions,
 )
-from gc_bootstrap.enact import DROP_MARGIN
 from gc_bootstrap.errors import DiscoveryError, DistError
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
 from gc_bootstrap.pool import Pool
+from gc_bootstrap.pool.enact import DROP_MARGIN
 from gc_bootstrap.testing import FakeDist, ManualDiscovery
 
 PEERS = tuple(Peer("10.0.0.1", port) for port in range(1, 7))

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from gc_bootstrap import enact
 from gc_bootstrap.config import DrainOptions, ReconnectOptions, RemovalOptions
 from gc_bootstrap.errors import DiscoveryError
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.pool import Pool
+from gc_bootstrap.pool import Pool, enact
 from gc_bootstrap.testing import FakeDist, ManualDiscovery
 from tests.unit.helpers import HANGS, QUICK, RARELY, eventually, opened, refreshed
 

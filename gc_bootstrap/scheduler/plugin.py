@@ -13,6 +13,7 @@ from gc_bootstrap.config import DEFAULT_POOL, NAMESPACE, PoolOptions
 from gc_bootstrap.errors import ConfigError, one_line
 from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.peer import held_as
+from gc_bootstrap.wire.names import STATUS_HANDLER
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STATUS_HANDLER = "gc_bootstrap_status"
-"""Name of the scheduler's RPC that ``dask pool status`` calls."""
 UNREGISTERED_POLL = 1.0
 """Seconds between two looks at whether the scheduler still knows the plugin."""
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from gc_bootstrap import plan as planning
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.dist import Dist
 from gc_bootstrap.errors import DistError, one_line
 from gc_bootstrap.peer import Outcome, Peer
-from gc_bootstrap.plan import History, Hold, Plan
+from gc_bootstrap.pool import plan as planning
+from gc_bootstrap.pool.plan import History, Hold, Plan
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gc_bootstrap import wire
-from gc_bootstrap.wire import AttachReply, AttachRequest, DetachRequest, WireError
+from gc_bootstrap.wire import messages, versions
+from gc_bootstrap.wire.messages import AttachReply, AttachRequest, DetachRequest, WireError
 
 ATTACH: dict[str, Any] = {
     "scheduler": "tcp://10.0.0.1:8786",
@@ -26,7 +26,7 @@ REPLY: dict[str, Any] = {
 }
 
 printable = st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126), min_size=1)
-versions = st.dictionaries(st.sampled_from(["python", "distributed"]), printable)
+stated = st.dictionaries(st.sampled_from(["python", "distributed"]), printable)
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -39,25 +39,27 @@ def body(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-@given(printable, printable, printable, printable, versions)
+@given(printable, printable, printable, printable, stated)
 def test_an_attach_survives_the_wire(
     scheduler: str, scheduler_id: str, peer: str, pool: str, versions: dict[str, str]
 ) -> None:
     request = AttachRequest(scheduler, scheduler_id, peer, pool, versions)
-    assert wire.parse_attach(wire.encode(request)) == request
+    assert messages.parse_attach(messages.encode(request)) == request
 
 
 def test_a_detach_survives_the_wire() -> None:
     request = DetachRequest("Scheduler-1", "10.0.0.5:8791")
-    assert wire.parse_detach(wire.encode(request)) == request
+    assert messages.parse_detach(messages.encode(request)) == request
 
 
 def test_pool_and_versions_may_be_missing() -> None:
-    assert wire.parse_attach(body(ATTACH)) == AttachRequest(**ATTACH, pool="default", versions={})
+    assert messages.parse_attach(body(ATTACH)) == AttachRequest(
+        **ATTACH, pool="default", versions={}
+    )
 
 
 def test_an_answer_is_read() -> None:
-    assert wire.parse_reply(body(REPLY)) == AttachReply(
+    assert messages.parse_reply(body(REPLY)) == AttachReply(
         "Scheduler-1",
         "10.0.0.5:8791",
         "default",
@@ -73,13 +75,13 @@ def test_an_answer_is_read() -> None:
         (b"\xff\xfe", "the body is not JSON"),
         (b"{'scheduler': 1}", "the body is not JSON"),
         (b'{"scheduler": NaN}', "NaN is not JSON"),
-        (b"[" * wire.MAX_BODY, "nested too deeply"),
+        (b"[" * messages.MAX_BODY, "nested too deeply"),
         (b"1" * 5000, "the body is not JSON"),
     ],
     ids=["empty", "bytes", "python", "nan", "deep", "long number"],
 )
 def test_what_is_no_json_is_a_400(garbage: bytes, reason: str) -> None:
-    for parse in (wire.parse_attach, wire.parse_detach, wire.parse_reply):
+    for parse in (messages.parse_attach, messages.parse_detach, messages.parse_reply):
         with pytest.raises(WireError, match=reason) as caught:
             parse(garbage)
         assert caught.value.status == 400
@@ -108,20 +110,20 @@ def test_what_is_no_attach_is_a_422_that_names_the_field(
     change: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(WireError, match=reason) as caught:
-        wire.parse_attach(body(ATTACH | change))
+        messages.parse_attach(body(ATTACH | change))
     assert caught.value.status == 422
 
 
 @pytest.mark.parametrize("missing", sorted(ATTACH))
 def test_a_missing_field_is_named(missing: str) -> None:
     with pytest.raises(WireError, match=f"field '{missing}' is missing") as caught:
-        wire.parse_attach(body({k: v for k, v in ATTACH.items() if k != missing}))
+        messages.parse_attach(body({k: v for k, v in ATTACH.items() if k != missing}))
     assert caught.value.status == 422
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 1, True])
 def test_what_is_no_object_is_a_422(value: Any) -> None:
-    for parse in (wire.parse_attach, wire.parse_detach):
+    for parse in (messages.parse_attach, messages.parse_detach):
         with pytest.raises(WireError, match="the body is not a JSON object") as caught:
             parse(body(value))
         assert caught.value.status == 422
@@ -130,7 +132,7 @@ def test_what_is_no_object_is_a_422(value: Any) -> None:
 @given(anything | st.dictionaries(fields, anything))
 @example(ATTACH | {"versions": {"python": None}})
 def test_whatever_is_sent_is_read_or_refused_with_a_4xx_in_one_line(value: Any) -> None:
-    for parse in (wire.parse_attach, wire.parse_detach):
+    for parse in (messages.parse_attach, messages.parse_detach):
         error = None
         try:
             parse(body(value))
@@ -142,7 +144,7 @@ def test_whatever_is_sent_is_read_or_refused_with_a_4xx_in_one_line(value: Any) 
 
 @given(st.binary(max_size=200))
 def test_whatever_bytes_are_sent_are_refused_with_a_4xx(garbage: bytes) -> None:
-    for parse in (wire.parse_attach, wire.parse_detach):
+    for parse in (messages.parse_attach, messages.parse_detach):
         with pytest.raises(WireError) as caught:
             parse(garbage)
         assert caught.value.status in (400, 422)
@@ -152,7 +154,7 @@ def test_whatever_bytes_are_sent_are_refused_with_a_4xx(garbage: bytes) -> None:
 def test_whatever_is_answered_is_read_or_said_to_be_no_agents(value: Any) -> None:
     error = None
     try:
-        wire.parse_reply(body(value))
+        messages.parse_reply(body(value))
     except WireError as exc:
         error = exc
     assert error is None or error.status in (400, 502)
@@ -179,7 +181,7 @@ def test_whatever_is_answered_is_read_or_said_to_be_no_agents(value: Any) -> Non
 )
 def test_what_is_no_answer_of_an_agent_is_said_so(change: dict[str, Any]) -> None:
     with pytest.raises(WireError, match="the answer is not an agent's"):
-        wire.parse_reply(body(REPLY | change))
+        messages.parse_reply(body(REPLY | change))
 
 
 @pytest.mark.parametrize(
@@ -188,14 +190,14 @@ def test_what_is_no_answer_of_an_agent_is_said_so(change: dict[str, Any]) -> Non
 def test_an_answer_whose_texts_would_spoil_a_log_line_is_no_agents(text: str) -> None:
     for field in ("scheduler_id", "peer", "pool"):
         with pytest.raises(WireError, match="the answer is not an agent's"):
-            wire.parse_reply(body(REPLY | {field: text}))
+            messages.parse_reply(body(REPLY | {field: text}))
 
 
 # -- versions --------------------------------------------------------------------------------------
 
 
 def test_the_versions_of_one_environment_match() -> None:
-    assert wire.mismatch(wire.versions(), wire.versions()) is None
+    assert versions.mismatch(versions.installed(), versions.installed()) is None
 
 
 @pytest.mark.parametrize(
@@ -219,4 +221,4 @@ def test_the_versions_of_one_environment_match() -> None:
 def test_pythons_minor_and_the_whole_of_distributed_are_compared(
     mine: dict[str, str], theirs: dict[str, str], differ: str | None
 ) -> None:
-    assert wire.mismatch(mine, theirs) == differ
+    assert versions.mismatch(mine, theirs) == differ

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gc_bootstrap.backends import Backend
@@ -31,7 +31,7 @@ class Owner:
 
     scheduler: Scheduler
     pool: str = DEFAULT_POOL
-    options: PoolOptions = PoolOptions()
+    options: PoolOptions = field(default_factory=PoolOptions)
 
 
 class Dist(Backend, ABC):

@@ -12,9 +12,9 @@ from functools import partial
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from gc_bootstrap import wire
 from gc_bootstrap.errors import DistError, os_reason
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire import messages
 
 DIAL_TIMEOUT = 5.0
 """Seconds to get a TCP and TLS connection to a peer. A host that is gone answers nothing at all."""
@@ -31,8 +31,8 @@ class Answer:
     def error(self) -> str:
         """What an answer with an error status says; one line."""
         try:
-            error = wire.decode(self.body)["error"]
-        except (wire.WireError, KeyError, TypeError):
+            error = messages.decode(self.body)["error"]
+        except (messages.WireError, KeyError, TypeError):
             error = None
         if not isinstance(error, str) or not error:
             raise DistError(f"is no gc_bootstrap agent: it answers HTTP {self.status}")
@@ -72,7 +72,7 @@ class AgentClient:
     async def post(
         self, peer: Peer, path: str, body: bytes, authorization: str | None, timeout: float
     ) -> Answer:
-        """Send one request and read at most :data:`wire.MAX_BODY` bytes of the answer.
+        """Send one request and read at most :data:`messages.MAX_BODY` bytes of the answer.
 
         Parameters
         ----------
@@ -103,21 +103,8 @@ class AgentClient:
             raise DistError(f"is not reachable: no connection within {DIAL_TIMEOUT:g} s") from None
         except TimeoutError:
             raise DistError(f"is connected, but gave no answer within {timeout:g} s") from None
-        except aiohttp.ClientConnectorCertificateError as exc:
-            raise DistError(f"its certificate is not trusted: {exc.certificate_error}") from exc
-        except aiohttp.ClientSSLError as exc:
-            raise DistError(f"does not speak TLS as configured here: {os_reason(exc)}") from exc
-        except aiohttp.ClientConnectorError as exc:
-            raise DistError(f"is not reachable: {os_reason(exc)}") from exc
-        except aiohttp.ServerDisconnectedError as exc:
-            tls = "; does it expect TLS?" if self._tls is None else ""
-            raise DistError(f"closed the connection without an HTTP answer{tls}") from exc
-        except aiohttp.ClientOSError as exc:
-            raise DistError(f"broke the connection off: {os_reason(exc)}") from exc
-        except aiohttp.ClientError as exc:
-            raise DistError(f"is no gc_bootstrap agent: {_brief(exc)}") from exc
-        except ValueError as exc:
-            raise DistError(f"is no gc_bootstrap agent: {_brief(exc)}") from exc
+        except (aiohttp.ClientError, ValueError) as exc:
+            raise DistError(_reason(exc, tls=self._tls is not None)) from exc
 
     async def close(self) -> None:
         """Close the session and what it has open."""
@@ -167,12 +154,30 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > wire.MAX_BODY:
+        if len(body) > messages.MAX_BODY:
             response.close()
             raise DistError(
-                f"is no gc_bootstrap agent: it answers with more than {wire.MAX_BODY} bytes"
+                f"is no gc_bootstrap agent: it answers with more than {messages.MAX_BODY} bytes"
             )
     return bytes(body)
+
+
+def _reason(exc: aiohttp.ClientError | ValueError, *, tls: bool) -> str:
+    """What is wrong with a peer, in the order of how much an exception's type says."""
+    match exc:
+        case aiohttp.ClientConnectorCertificateError():
+            return f"its certificate is not trusted: {exc.certificate_error}"
+        case aiohttp.ClientSSLError():
+            return f"does not speak TLS as configured here: {os_reason(exc)}"
+        case aiohttp.ClientConnectorError():
+            return f"is not reachable: {os_reason(exc)}"
+        case aiohttp.ServerDisconnectedError():
+            hint = "" if tls else "; does it expect TLS?"
+            return f"closed the connection without an HTTP answer{hint}"
+        case aiohttp.ClientOSError():
+            return f"broke the connection off: {os_reason(exc)}"
+        case _:
+            return f"is no gc_bootstrap agent: {_brief(exc)}"
 
 
 def _brief(exc: Exception) -> str:

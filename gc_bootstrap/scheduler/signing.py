@@ -9,11 +9,11 @@ import ssl
 import time
 from collections.abc import Callable
 
-from gc_bootstrap import runtime, wire
-from gc_bootstrap.cookie import Cookie
-from gc_bootstrap.dist.client import AgentClient, Answer
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.scheduler.client import AgentClient, Answer
+from gc_bootstrap.wire import messages, registrations, tokens
+from gc_bootstrap.wire.cookie import Cookie
 
 OWN_COOKIES_FOR = 2.0
 """Seconds for which the cookies of this user's agents are not read again, unless one is refused."""
@@ -58,7 +58,11 @@ class SignedClient:
         await self._client.close()
 
     async def ask(
-        self, peer: Peer, path: str, message: wire.AttachRequest | wire.DetachRequest, limit: float
+        self,
+        peer: Peer,
+        path: str,
+        message: messages.AttachRequest | messages.DetachRequest,
+        limit: float,
     ) -> Answer:
         """Post one message, and return the agent's answer whatever it is, but for a refused cookie.
 
@@ -72,10 +76,10 @@ class SignedClient:
         DistError
             There is no answer, or the agent does not know this scheduler's cookie.
         """
-        body = wire.encode(message)
+        body = messages.encode(message)
         while True:
             cookie, read_at = await self._cookie_for(peer)
-            header = cookie and wire.sign(cookie, "POST", path, body, self._clock())
+            header = cookie and tokens.sign(cookie, "POST", path, body, self._clock())
             answer = await self._client.post(peer, path, body, header or None, limit)
             if answer.status not in (401, 403):
                 return answer
@@ -95,7 +99,7 @@ class SignedClient:
         hosts = ("127.0.0.1", "::1") if peer.host == "localhost" else (peer.host,)
         try:
             own, read_at = await self._own_cookies.get()
-        except runtime.RuntimeFolderError as exc:
+        except registrations.RuntimeFolderError as exc:
             if self.cookie is None:
                 raise DistError(f"its cookie cannot be read: {exc}") from exc
             return self.cookie, math.inf
@@ -107,7 +111,7 @@ class SignedClient:
 
 
 class _OwnCookies:
-    """What :func:`runtime.own_cookies` reads, once for all the connects of a moment."""
+    """What :func:`registrations.own_cookies` reads, once for all the connects of a moment."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -119,7 +123,7 @@ class _OwnCookies:
         async with self._lock:
             now = time.monotonic()
             if now - self._read_at > OWN_COOKIES_FOR:
-                self._found = await asyncio.to_thread(runtime.own_cookies)
+                self._found = await asyncio.to_thread(registrations.own_cookies)
                 self._read_at = now
             return self._found, self._read_at
 

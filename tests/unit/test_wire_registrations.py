@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.runtime import (
+from gc_bootstrap.wire.registrations import (
     Registrar,
     Registration,
     RuntimeFolderError,
@@ -97,7 +97,7 @@ def test_an_agent_that_was_killed_is_not_found_and_its_registration_is_removed(
 ) -> None:
     script = (
         "import os, sys, time; from pathlib import Path; from gc_bootstrap.peer import Peer;"
-        "from gc_bootstrap.runtime import Registrar, Registration;"
+        "from gc_bootstrap.wire.registrations import Registrar, Registration;"
         "registrar = Registrar(Path(sys.argv[1]));"
         "registrar.register(Registration(Peer('127.0.0.1', 1), os.getpid()));"
         "print('registered', flush=True); time.sleep(60)"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gc_bootstrap.config import PoolOptions, ReconnectOptions, RemovalOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.plan import (
+from gc_bootstrap.pool.plan import (
     Absence,
     History,
     Hold,

@@ -30,9 +30,10 @@ from dask.utils import format_bytes
 from distributed.active_memory_manager import ActiveMemoryManagerExtension
 from distributed.core import Status
 
-from gc_bootstrap.dist.move import ASK_AGAIN, MoveAway, is_retired, is_safe
 from gc_bootstrap.peer import WORKER_EXTRA
-from gc_bootstrap.wire import REPORT_REQUEST, REPORTS
+from gc_bootstrap.scheduler.move import ASK_AGAIN, MoveAway, is_retired, is_safe
+from gc_bootstrap.wire.messages import REPORTS
+from gc_bootstrap.wire.names import REPORT_REQUEST
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -367,9 +368,7 @@ class Drain:
     def _set_status(self, status: Status) -> None:
         """Set the worker's status as ``retire_workers`` does: here at once, there by message."""
         self._scheduler.handle_worker_status_change(status, self._ws, self._id)
-        self._send(
-            {"op": "worker-status-change", "status": status.name, "stimulus_id": self._id}
-        )
+        self._send({"op": "worker-status-change", "status": status.name, "stimulus_id": self._id})
 
     def _send(self, message: dict[str, Any]) -> None:
         self._scheduler.worker_send(self.address, message)

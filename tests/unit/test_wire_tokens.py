@@ -11,16 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gc_bootstrap.cookie import Cookie
-from gc_bootstrap.wire import (
-    ATTACH,
-    CLOCK_SKEW,
-    DETACH,
-    TOKEN_LIFETIME,
-    Verifier,
-    WireError,
-    sign,
-)
+from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.messages import WireError
+from gc_bootstrap.wire.names import ATTACH, DETACH
+from gc_bootstrap.wire.tokens import CLOCK_SKEW, TOKEN_LIFETIME, Verifier, sign
 
 COOKIE = Cookie("correct horse battery staple", "a test")
 OTHER = Cookie("correct horse battery stapler", "a test")

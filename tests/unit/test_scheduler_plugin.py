@@ -13,9 +13,9 @@ import dask.config
 import pytest
 from distributed import Scheduler
 
-from gc_bootstrap.dist.dask import DaskDist
 from gc_bootstrap.errors import ConfigError
-from gc_bootstrap.plugin import BootstrapPlugin
+from gc_bootstrap.scheduler.dask import DaskDist
+from gc_bootstrap.scheduler.plugin import BootstrapPlugin
 from gc_bootstrap.testing import FakeDist, ManualDiscovery
 
 COOKIE = "correct horse battery staple"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gc_bootstrap.cookie import LONGEST, SHORTEST, Cookie, find, generate
 from gc_bootstrap.errors import ConfigError
+from gc_bootstrap.wire.cookie import LONGEST, SHORTEST, Cookie, find, generate
 
 SECRET = "correct horse battery staple"
 

@@ -1,5 +1,7 @@
-"""All drains of a scheduler's workers, whoever asks for them: a pool that drops a peer, or an agent
-that got SIGTERM. The same worker is drained once, for both."""
+"""All drains of a scheduler's workers, whoever asks for them.
+
+A pool that drops a peer, or an agent that got SIGTERM: the same worker is drained once, for both.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from distributed.active_memory_manager import ActiveMemoryManagerExtension
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from gc_bootstrap.dist.drain import Drain, Loss, cancel_and_wait
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import held_as
-from gc_bootstrap.wire import DRAIN_HANDLER, REPORT_ANSWER
+from gc_bootstrap.scheduler.drain import Drain, Loss, cancel_and_wait
+from gc_bootstrap.wire.names import DRAIN_HANDLER, REPORT_ANSWER
 
 if TYPE_CHECKING:
     from distributed import Scheduler

@@ -12,15 +12,15 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from gc_bootstrap import plan as planning
 from gc_bootstrap.config import DEFAULT_POOL, PoolOptions
 from gc_bootstrap.discovery import DiscoveryLike, as_discovery
 from gc_bootstrap.dist import Dist
-from gc_bootstrap.enact import Enactor
 from gc_bootstrap.errors import DiscoveryError, DistError, one_line
 from gc_bootstrap.peer import Peer, Snapshot
-from gc_bootstrap.plan import Plan
-from gc_bootstrap.status import PoolStatus
+from gc_bootstrap.pool import plan as planning
+from gc_bootstrap.pool.enact import Enactor
+from gc_bootstrap.pool.plan import Plan
+from gc_bootstrap.pool.status import PoolStatus
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from distributed import Scheduler
 
-from gc_bootstrap.dist.drainer import Drainer
+from gc_bootstrap.scheduler.drains import Drainer
 
 ID = "Scheduler-1"
 

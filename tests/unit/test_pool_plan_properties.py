@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gc_bootstrap.config import PoolOptions, ReconnectOptions, RemovalOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.plan import Absence, History, Hold, Plan, attempted, observe, plan
+from gc_bootstrap.pool.plan import Absence, History, Hold, Plan, attempted, observe, plan
 
 PEERS = tuple(Peer("10.0.0.1", port) for port in range(1, 8))
 

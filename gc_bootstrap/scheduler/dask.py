@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Self
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from gc_bootstrap import cookie as cookies
-from gc_bootstrap import wire
-from gc_bootstrap.dist.base import Dist, Owner
-from gc_bootstrap.dist.client import Answer
-from gc_bootstrap.dist.drainer import Drainer
-from gc_bootstrap.dist.signing import SignedClient
+from gc_bootstrap.dist import Dist, Owner
 from gc_bootstrap.errors import ConfigError, DistError, PeerError
 from gc_bootstrap.peer import Outcome, Peer, held_as
-from gc_bootstrap.wire import AttachReply, AttachRequest, DetachRequest
+from gc_bootstrap.scheduler.client import Answer
+from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.scheduler.signing import SignedClient
+from gc_bootstrap.wire import cookie as cookies
+from gc_bootstrap.wire import messages, names, versions
+from gc_bootstrap.wire.messages import AttachReply, AttachRequest, DetachRequest
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEMBERS_AT_ONCE = 1000
-"""Workers of the scheduler's table to read before the event loop gets a turn: about a millisecond."""
+"""Workers of the scheduler's table to read before the event loop gets a turn: about 1 ms."""
 REGISTRATION_TIMEOUT = 1.0
 """Seconds from an agent's answer until its worker must be in the scheduler's worker table. The
-agent answers when the worker says that it has registered, so there is hardly anything to wait for."""
+agent answers when the worker has registered, so there is hardly anything to wait for."""
 REGISTRATION_POLL = 0.02
 DETACH_TIMEOUT = 10.0
 """Seconds for an agent to end its workers. Their data is safe by then and the scheduler has
@@ -126,7 +126,7 @@ class DaskDist(Dist):
             scheduler_id=self._scheduler.id,
             peer=str(peer),
             pool=owner.pool,
-            versions=wire.versions() if owner.options.versions == "refuse" else {},
+            versions=versions.installed() if owner.options.versions == "refuse" else {},
             timeout=min(3600.0, max(1.0, owner.options.connect.timeout)),
         )
         reply = await self._attach(peer, request)
@@ -152,7 +152,7 @@ class DaskDist(Dist):
     async def _attach(self, peer: Peer, request: AttachRequest) -> AttachReply | Outcome:
         """Post an attach; what the agent answers, or the refusal that it comes to."""
         limit = self.owner.options.connect.timeout
-        answer = await self._ask(peer, wire.ATTACH, request, limit)
+        answer = await self._ask(peer, names.ATTACH, request, limit)
         if answer.status != 200:
             return _refusal(answer)
         reply = _reply(answer)
@@ -173,7 +173,7 @@ class DaskDist(Dist):
 
     def _compare_versions(self, peer: Peer, reply: AttachReply) -> None:
         if self.owner.options.versions == "warn":
-            differ = wire.mismatch(reply.versions, wire.versions())
+            differ = versions.mismatch(reply.versions, versions.installed())
             if differ:
                 logger.warning("%s attached, though its versions differ: %s", peer, differ)
 
@@ -207,7 +207,7 @@ class DaskDist(Dist):
     async def _detach(self, peer: Peer, name: str) -> Answer:
         """Have an agent end its workers, that this scheduler holds under a name."""
         request = DetachRequest(self._scheduler.id, name)
-        return await self._ask(peer, wire.DETACH, request, DETACH_TIMEOUT)
+        return await self._ask(peer, names.DETACH, request, DETACH_TIMEOUT)
 
     # -- what both need --------------------------------------------------------------------------
 
@@ -238,10 +238,10 @@ def _refusal(answer: Answer) -> Outcome:
     raise DistError(answer.error)
 
 
-def _reply(answer: Answer) -> wire.AttachReply:
+def _reply(answer: Answer) -> messages.AttachReply:
     try:
-        return wire.parse_reply(answer.body)
-    except wire.WireError as exc:
+        return messages.parse_reply(answer.body)
+    except messages.WireError as exc:
         raise DistError(f"is no gc_bootstrap agent: {exc}") from exc
 
 

@@ -1,0 +1,16 @@
+"""The names by which the two programs call each other: HTTP routes, RPCs, stream messages."""
+
+from __future__ import annotations
+
+ATTACH = "/v1/attach"
+DETACH = "/v1/detach"
+STATUS = "/v1/status"
+
+DRAIN_HANDLER = "gc_bootstrap_drain"
+"""Name of the scheduler's RPC by which an agent has its workers drained."""
+REPORT_REQUEST = "gc_bootstrap-report"
+"""Name of the message that asks a worker which tasks it runs."""
+REPORT_ANSWER = "gc_bootstrap-running"
+"""Name of the worker's message that answers it."""
+STATUS_HANDLER = "gc_bootstrap_status"
+"""Name of the scheduler's RPC that ``dask pool status`` calls."""

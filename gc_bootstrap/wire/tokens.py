@@ -1,0 +1,124 @@
+"""Signed requests: what a scheduler signs with the cookie, and an agent checks.
+
+Pure functions of bytes and time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+
+from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.messages import WireError
+
+TOKEN_LIFETIME = 30.0
+"""Seconds from a token's issue to its expiry."""
+CLOCK_SKEW = 30.0
+"""Seconds by which the clocks of scheduler and agent may differ."""
+
+
+def sign(cookie: Cookie, method: str, path: str, body: bytes, now: float) -> str:
+    """Make the value of the ``Authorization`` header for one request.
+
+    A JSON Web Token (RFC 7519), HS256, with ``htm`` and ``htu`` after RFC 9449, the hash of the
+    body, a random ``jti`` and half a minute to live.
+
+    Parameters
+    ----------
+    now
+        Seconds since the epoch.
+    """
+    claims = {
+        "htm": method,
+        "htu": path,
+        "body": _digest(body),
+        "jti": secrets.token_urlsafe(16),
+        "iat": now,
+        "exp": now + TOKEN_LIFETIME,
+    }
+    return "Bearer " + jwt.encode(claims, cookie.key, algorithm="HS256")
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+class Verifier:
+    """Checks tokens, and remembers each until it expires so that it serves once.
+
+    Parameters
+    ----------
+    cookie
+        The secret that the tokens must have been signed with.
+    """
+
+    def __init__(self, cookie: Cookie) -> None:
+        self._cookie = cookie
+        self._seen: dict[str, float] = {}
+
+    def check(self, header: str | None, method: str, path: str, body: bytes, now: float) -> None:
+        """Accept one request, or say why not.
+
+        Parameters
+        ----------
+        header
+            The ``Authorization`` header, if there was one.
+        now
+            Seconds since the epoch.
+
+        Raises
+        ------
+        WireError
+            401, with the reason.
+        """
+        scheme, _, token = (header or "").partition(" ")
+        if scheme.lower() != "bearer" or not token or not token.isascii():
+            raise WireError(401, "no token; this agent wants requests signed with its cookie")
+        try:
+            claims = jwt.decode(
+                token.strip(),
+                self._cookie.key,
+                algorithms=["HS256"],
+                # The times are checked below, against the caller's clock.
+                options={
+                    "require": ["htm", "htu", "body", "jti", "iat", "exp"],
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                },
+            )
+        except jwt.InvalidSignatureError:
+            raise WireError(401, "the token was signed with another cookie") from None
+        except jwt.InvalidTokenError as exc:
+            raise WireError(401, f"the token is not one: {exc}") from None
+        self._check_claims(claims, method, path, body, now)
+
+    def _check_claims(
+        self, claims: Mapping[str, Any], method: str, path: str, body: bytes, now: float
+    ) -> None:
+        issued, expires, token_id = claims["iat"], claims["exp"], claims["jti"]
+        if not all(type(t) in (int, float) and abs(t) < 1e12 for t in (issued, expires)):
+            raise WireError(401, "the token's times are not numbers")
+        if not isinstance(token_id, str) or not 0 < len(token_id) <= 64:
+            raise WireError(401, "the token's id is not one")
+        if not 0 < expires - issued <= TOKEN_LIFETIME:
+            raise WireError(401, f"the token lives longer than {TOKEN_LIFETIME:g} s")
+        if not issued - CLOCK_SKEW <= now:
+            ahead = issued - now
+            raise WireError(401, f"the token is from {ahead:.0f} s in the future; check the clocks")
+        if not now <= expires + CLOCK_SKEW:
+            late = now - expires
+            raise WireError(401, f"the token expired {late:.0f} s ago; check the clocks")
+        if (claims["htm"], claims["htu"]) != (method, path):
+            raise WireError(401, "the token is for another request")
+        if claims["body"] != _digest(body):
+            raise WireError(401, "the token is for another body")
+        for old in [jti for jti, until in self._seen.items() if until < now]:
+            del self._seen[old]
+        if token_id in self._seen:
+            raise WireError(401, "the token has been used before")
+        self._seen[token_id] = expires + CLOCK_SKEW
