@@ -33,8 +33,8 @@ from gc_bootstrap import Discovery, DistError, Outcome, Peer, Pool, Snapshot
 from gc_bootstrap.config import DEFAULT_POOL, PoolOptions, ReconnectOptions
 from gc_bootstrap.discovery.static import StaticDiscovery
 from gc_bootstrap.dist import Owner
-from gc_bootstrap.peer import WORKER_EXTRA
 from gc_bootstrap.scheduler.dask import DaskDist
+from gc_bootstrap.wire.tag import KEY as TAG
 
 TARGET = 0.005
 """Seconds per 1,000 peers."""
@@ -93,7 +93,7 @@ def add_members(scheduler: Scheduler, names: list[tuple[str, int]]) -> None:
             nanny=None,
             server_id=address,
             extra={
-                WORKER_EXTRA: {
+                TAG: {
                     "scheduler_id": scheduler.id,
                     "peer": f"{host}:{port}",
                     "pool": DEFAULT_POOL,

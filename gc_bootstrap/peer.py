@@ -8,38 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from gc_bootstrap.errors import PeerError
 
 DEFAULT_PORT = 8791
 """Port of an agent's HTTP API where none is given."""
-
-WORKER_EXTRA = "gc_bootstrap"
-"""Key of ``WorkerState.extra`` under which a worker that we attached says who attached it."""
-
-
-def held_as(extra: Mapping[str, Any], scheduler_id: str) -> tuple[str, str] | None:
-    """Whose a worker is: its peer and its pool, as texts.
-
-    Parameters
-    ----------
-    extra
-        Of its ``WorkerState``.
-    scheduler_id
-        Of the scheduler that asks. One that had its address before may have attached the worker.
-
-    Returns
-    -------
-    tuple or None
-        None where this scheduler has not attached it.
-    """
-    tag = extra.get(WORKER_EXTRA)
-    if not isinstance(tag, Mapping) or tag.get("scheduler_id") != scheduler_id:
-        return None
-    peer, pool = tag.get("peer"), tag.get("pool")
-    return (peer, pool) if isinstance(peer, str) and isinstance(pool, str) else None
-
 
 # RFC 1123 section 2.1 labels; the underscore occurs in real DNS names (RFC 2181 section 11).
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Literal
 
 from dask.utils import parse_timedelta
 
 from gc_bootstrap.agent.lease import Lease
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.wire import versions
-from gc_bootstrap.wire.messages import AttachReply, AttachRequest, DetachRequest, WireError
+from gc_bootstrap.wire.messages import (
+    AttachReply,
+    AttachRequest,
+    DetachRequest,
+    StatusReply,
+    WireError,
+)
 
 State = Literal["warming", "idle", "attaching", "attached", "draining"]
 STATES: tuple[State, ...] = ("warming", "idle", "attaching", "attached", "draining")
@@ -151,23 +157,22 @@ class Agent:
             raise WireError(409, f"held as {lease.request.peer}")
         await lease.drain(self.drain_timeout)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> StatusReply:
         """What ``GET /v1/status`` answers."""
         lease = self._lease
-        return {
-            "state": self.state,
-            "scheduler": lease and lease.request.scheduler,
-            "scheduler_id": lease and lease.request.scheduler_id,
-            "peer": lease and lease.request.peer,
-            "pool": lease and lease.request.pool,
-            "workers": [
-                {"address": address} for address in (lease.group.addresses if lease else ())
-            ],
-            "nworkers": len(self.options.workers),
-            "nthreads": self.options.nthreads,
-            "memory_limit": str(self.options.workers[0].get("memory_limit")),
-            "versions": self.versions,
-        }
+        held = lease.request if lease is not None else None
+        return StatusReply(
+            state=self.state,
+            scheduler=held.scheduler if held else None,
+            scheduler_id=held.scheduler_id if held else None,
+            peer=held.peer if held else None,
+            pool=held.pool if held else None,
+            workers=tuple(lease.group.addresses) if lease is not None else (),
+            nworkers=len(self.options.workers),
+            nthreads=self.options.nthreads,
+            memory_limit=str(self.options.workers[0].get("memory_limit")),
+            versions=self.versions,
+        )
 
     async def drain(self) -> None:
         """Have the scheduler take the workers' data, end them, and take no attach any more."""

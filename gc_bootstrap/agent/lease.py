@@ -12,6 +12,7 @@ from gc_bootstrap.agent.reach import check_address, check_reachable
 from gc_bootstrap.agent.workers import UNDER_WAY_TIMEOUT, WorkerGroup
 from gc_bootstrap.errors import one_line
 from gc_bootstrap.wire.messages import AttachRequest, WireError
+from gc_bootstrap.wire.tag import Tag
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,7 @@ class Lease:
         self._silence = silence
         self._clock = clock
         self._security = options.security
-        tag = {
-            "scheduler_id": request.scheduler_id,
-            "peer": request.peer,
-            "pool": request.pool,
-        }
+        tag = Tag(request.scheduler_id, request.peer, request.pool)
         self.group = WorkerGroup(
             options, request.scheduler, request.scheduler_id, tag, start_timeout
         )

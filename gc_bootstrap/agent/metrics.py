@@ -36,7 +36,7 @@ class AgentMetrics:
             state.add_metric([name], float(name == agent.state))
         yield state
         yield GaugeMetricFamily(
-            "gc_bootstrap_agent_workers", "Workers that run now", len(agent.status()["workers"])
+            "gc_bootstrap_agent_workers", "Workers that run now", len(agent.status().workers)
         )
         yield CounterMetricFamily(
             "gc_bootstrap_agent_attaches", "Attaches that succeeded", agent.attaches

@@ -20,7 +20,14 @@ from gc_bootstrap.agent import metrics
 from gc_bootstrap.agent.core import Agent
 from gc_bootstrap.wire import messages, names
 from gc_bootstrap.wire.cookie import Cookie
-from gc_bootstrap.wire.messages import WireError
+from gc_bootstrap.wire.messages import (
+    AttachRequest,
+    DetachRequest,
+    ErrorReply,
+    Message,
+    StateReply,
+    WireError,
+)
 from gc_bootstrap.wire.tokens import Verifier
 
 logger = logging.getLogger(__name__)
@@ -184,41 +191,36 @@ class ControlServer:
             self._verifier.check(header, request.method, request.path, body, self._clock())
 
     async def _healthz(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        return _json({"status": "ok"})
+        return _json(messages.to_json({"status": "ok"}))
 
     async def _readyz(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        return _json({"state": self._agent.state}, 200 if self._agent.ready else 503)
+        return _say(StateReply(self._agent.state), 200 if self._agent.ready else 503)
 
     async def _get_metrics(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         text, content_type = self._metrics.render()
         return web.Response(body=text, headers={"Content-Type": content_type})
 
     async def _status(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        return _json(self._agent.status())
+        return _say(self._agent.status())
 
     async def _attach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        reply = await self._agent.attach(messages.parse_attach(body))
-        return _json(
-            {
-                "scheduler_id": reply.scheduler_id,
-                "peer": reply.peer,
-                "pool": reply.pool,
-                "workers": [{"address": address} for address in reply.workers],
-                "versions": dict(reply.versions),
-            }
-        )
+        return _say(await self._agent.attach(AttachRequest.decode(body)))
 
     async def _detach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        await self._agent.detach(messages.parse_detach(body))
-        return _json({"state": self._agent.state})
+        await self._agent.detach(DetachRequest.decode(body))
+        return _say(StateReply(self._agent.state))
 
 
-def _json(value: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(status=status, body=messages.encode(value), content_type="application/json")
+def _say(message: Message, status: int = 200) -> web.Response:
+    return _json(message.encode(), status)
+
+
+def _json(body: bytes, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=body, content_type="application/json")
 
 
 def _error(status: int, reason: str) -> web.Response:
-    response = _json({"error": reason}, status)
+    response = _say(ErrorReply(reason), status)
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     if status == 503:

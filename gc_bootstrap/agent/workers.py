@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -18,9 +17,10 @@ from gc_bootstrap.agent.nanny import ABANDONED_TIMEOUT, AgentNanny
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.reports import Reports
 from gc_bootstrap.errors import one_line, os_reason
-from gc_bootstrap.peer import WORKER_EXTRA
-from gc_bootstrap.wire.messages import REPORTS, WireError
+from gc_bootstrap.wire import tag as tags
+from gc_bootstrap.wire.messages import WireError
 from gc_bootstrap.wire.names import DRAIN_HANDLER
+from gc_bootstrap.wire.tag import Tag
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +62,13 @@ class WorkerGroup:
         options: WorkerOptions,
         scheduler: str,
         scheduler_id: str,
-        tag: Mapping[str, str],
+        tag: Tag,
         death_timeout: float,
     ) -> None:
         self._options = options
         self._scheduler = scheduler
         self._scheduler_id = scheduler_id
-        self._tag = {**tag, REPORTS: True}
+        self._tag = tag
         self._death_timeout = death_timeout
         security = options.security or Security()
         self._rpc = rpc(scheduler, connection_args=security.get_connection_args("worker"))
@@ -89,7 +89,7 @@ class WorkerGroup:
         """
         information = {
             **DEFAULT_STARTUP_INFORMATION,
-            WORKER_EXTRA: partial(_constant, self._tag),
+            tags.KEY: partial(_constant, self._tag.encode()),
         }
         kind: type[Nanny | Worker] = self._options.worker_class
         more: dict[str, Any] = {"startup_information": information, "plugins": (Reports(),)}
@@ -208,7 +208,7 @@ class WorkerGroup:
         addresses = self.addresses
         own = timeout - min(ANSWER_MARGIN, timeout / 10)
         lost = await getattr(self._rpc, DRAIN_HANDLER)(
-            peer=self._tag["peer"], pool=self._tag["pool"], timeout=own
+            peer=self._tag.peer, pool=self._tag.pool, timeout=own
         )
         if lost is None:
             # It has never had a pool of ours: Dask answers so what it does not know.

@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gc_bootstrap.errors import DistError, os_reason
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.wire import messages
+from gc_bootstrap.wire.messages import MAX_BODY, ErrorReply, WireError
 
 DIAL_TIMEOUT = 5.0
 """Seconds to get a TCP and TLS connection to a peer. A host that is gone answers nothing at all."""
@@ -31,12 +31,9 @@ class Answer:
     def error(self) -> str:
         """What an answer with an error status says; one line."""
         try:
-            error = messages.decode(self.body)["error"]
-        except (messages.WireError, KeyError, TypeError):
-            error = None
-        if not isinstance(error, str) or not error:
-            raise DistError(f"is no gc_bootstrap agent: it answers HTTP {self.status}")
-        return " ".join(error.split())[:500]
+            return ErrorReply.decode(self.body).error
+        except WireError as exc:
+            raise DistError(f"is no gc_bootstrap agent: it answers HTTP {self.status}") from exc
 
 
 class AgentClient:
@@ -70,14 +67,14 @@ class AgentClient:
         )
 
     async def post(
-        self, peer: Peer, path: str, body: bytes, authorization: str | None, timeout: float
+        self, peer: Peer, path: str, body: bytes, authorization: str | None, deadline: float
     ) -> Answer:
-        """Send one request and read at most :data:`messages.MAX_BODY` bytes of the answer.
+        """Send one request and read at most :data:`MAX_BODY` bytes of the answer.
 
         Parameters
         ----------
-        timeout
-            Seconds for all of it.
+        deadline
+            When all of it has to be over, on the event loop's clock.
 
         Raises
         ------
@@ -88,6 +85,7 @@ class AgentClient:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if authorization is not None:
             headers["Authorization"] = authorization
+        timeout = max(0.001, deadline - asyncio.get_running_loop().time())  # 0 is none to aiohttp
         scheme = "http" if self._tls is None else "https"
         try:
             async with self._session.post(
@@ -102,7 +100,7 @@ class AgentClient:
         except aiohttp.ServerTimeoutError:
             raise DistError(f"is not reachable: no connection within {DIAL_TIMEOUT:g} s") from None
         except TimeoutError:
-            raise DistError(f"is connected, but gave no answer within {timeout:g} s") from None
+            raise DistError(f"is connected, but gave no answer within {timeout:.3g} s") from None
         except (aiohttp.ClientError, ValueError) as exc:
             raise DistError(_reason(exc, tls=self._tls is not None)) from exc
 
@@ -154,11 +152,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > messages.MAX_BODY:
+        if len(body) > MAX_BODY:
             response.close()
-            raise DistError(
-                f"is no gc_bootstrap agent: it answers with more than {messages.MAX_BODY} bytes"
-            )
+            raise DistError(f"is no gc_bootstrap agent: it answers with more than {MAX_BODY} bytes")
     return bytes(body)
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from contextlib import suppress
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
-
-from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap.dist import Dist, Owner
 from gc_bootstrap.errors import ConfigError, DistError, PeerError
-from gc_bootstrap.peer import Outcome, Peer, held_as
+from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.scheduler.client import Answer
 from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.scheduler.signing import SignedClient
 from gc_bootstrap.wire import cookie as cookies
 from gc_bootstrap.wire import messages, names, versions
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MEMBERS_AT_ONCE = 1000
-"""Workers of the scheduler's table to read before the event loop gets a turn: about 1 ms."""
 REGISTRATION_TIMEOUT = 1.0
 """Seconds from an agent's answer until its worker must be in the scheduler's worker table. The
 agent answers when the worker has registered, so there is hardly anything to wait for."""
@@ -47,8 +43,9 @@ class DaskDist(Dist):
     def __init__(self) -> None:
         self._owner: Owner | None = None
         self._client: SignedClient | None = None
-        self._watcher: _Watcher | None = None
+        self._members: Members | None = None
         self._drainer: Drainer | None = None
+        self._stop_listening: Callable[[], None] | None = None
         self._lost = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -91,27 +88,20 @@ class DaskDist(Dist):
     async def start(self) -> None:
         assert self._client is not None, "bind() comes first"
         self._client.start()
-        self._watcher = _Watcher(self)
-        self._scheduler.add_plugin(self._watcher, name=self._watcher.name)
+        self._members = Members.of(self._scheduler)
         self._drainer = Drainer.of(self._scheduler)
+        self._stop_listening = self._members.on_loss(self.owner.pool, self._lost.set)
 
     async def close(self) -> None:
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None and watcher.name in self._scheduler.plugins:
-            self._scheduler.remove_plugin(name=watcher.name)
+        stop, self._stop_listening = self._stop_listening, None
+        if stop is not None:
+            stop()
         if self._client is not None:
             await self._client.close()
 
     async def members(self) -> frozenset[Peer]:
-        found: set[Peer] = set()
-        for number, ws in enumerate(list(self._scheduler.workers.values())):
-            held = held_as(ws.extra, self._scheduler.id)
-            if held is not None and held[1] == self.owner.pool:
-                with suppress(PeerError):  # somebody else's use of the key
-                    found.add(Peer.parse(held[0]))
-            if number % MEMBERS_AT_ONCE == MEMBERS_AT_ONCE - 1:
-                await asyncio.sleep(0)
-        return frozenset(found)
+        assert self._members is not None, "start() comes first"
+        return self._members.peers(self.owner.pool)
 
     async def changed(self) -> None:
         await self._lost.wait()
@@ -121,20 +111,13 @@ class DaskDist(Dist):
 
     async def connect(self, peer: Peer) -> Outcome:
         owner = self.owner
-        request = AttachRequest(
-            scheduler=owner.options.scheduler_address or self._scheduler.address,
-            scheduler_id=self._scheduler.id,
-            peer=str(peer),
-            pool=owner.pool,
-            versions=versions.installed() if owner.options.versions == "refuse" else {},
-            timeout=min(3600.0, max(1.0, owner.options.connect.timeout)),
-        )
-        reply = await self._attach(peer, request)
+        deadline = _now() + owner.options.connect.timeout
+        reply = await self._attach(peer, deadline)
         if isinstance(reply, AttachReply) and not await self._registered(reply):
             # The scheduler has given these workers up, and they do not know it yet.
             logger.info("%s still has workers that are none here: they are ended", peer)
             await self._detach(peer, reply.peer)
-            reply = await self._attach(peer, request)
+            reply = await self._attach(peer, deadline)
             if isinstance(reply, AttachReply) and not await self._registered(reply):
                 raise DistError(
                     f"says that it is attached with {', '.join(reply.workers) or 'no workers'}, but"
@@ -149,24 +132,36 @@ class DaskDist(Dist):
             return Outcome.refused(f"is attached by the pool {reply.pool!r}")
         return Outcome.DONE
 
-    async def _attach(self, peer: Peer, request: AttachRequest) -> AttachReply | Outcome:
+    async def _attach(self, peer: Peer, deadline: float) -> AttachReply | Outcome:
         """Post an attach; what the agent answers, or the refusal that it comes to."""
-        limit = self.owner.options.connect.timeout
-        answer = await self._ask(peer, names.ATTACH, request, limit)
+        options = self.owner.options
+        least, most = messages.TIMEOUTS
+        request = AttachRequest(
+            scheduler=options.scheduler_address or self._scheduler.address,
+            scheduler_id=self._scheduler.id,
+            peer=str(peer),
+            pool=self.owner.pool,
+            versions=versions.installed() if options.versions == "refuse" else {},
+            timeout=min(most, max(least, deadline - _now())),
+        )
+        answer = await self._ask(peer, names.ATTACH, request, deadline)
         if answer.status != 200:
             return _refusal(answer)
-        reply = _reply(answer)
+        try:
+            reply = AttachReply.decode(answer.body)
+        except messages.WireError as exc:
+            raise DistError(f"is no gc_bootstrap agent: {exc}") from exc
         if reply.scheduler_id != self._scheduler.id:
             raise DistError(f"says that it is held by scheduler {reply.scheduler_id}")
         return reply
 
     async def _registered(self, reply: AttachReply) -> bool:
         """Whether the workers of a reply are in the worker table, or come soon."""
-        assert self._drainer is not None, "start() comes first"
-        until = asyncio.get_running_loop().time() + REGISTRATION_TIMEOUT
+        assert self._members is not None, "start() comes first"
+        until = _now() + REGISTRATION_TIMEOUT
         # By whose they are, not by address: a --contact-address may be a name.
-        while not self._drainer.workers(reply.peer, reply.pool):
-            if asyncio.get_running_loop().time() >= until:
+        while not self._members.workers(reply.pool, _parse(reply.peer)):
+            if _now() >= until:
                 return False
             await asyncio.sleep(REGISTRATION_POLL)
         return True
@@ -181,8 +176,8 @@ class DaskDist(Dist):
 
     async def disconnect(self, peer: Peer) -> Outcome:
         assert self._drainer is not None, "start() comes first"
-        timeout = self.owner.options.drain.timeout
-        drained = await self._drainer.drain_peer(str(peer), self.owner.pool, timeout)
+        deadline = self._drainer.within(self.owner.options.drain.timeout)
+        drained = await self._drainer.drain_peer(peer, self.owner.pool, deadline)
         logger.info("%s is to end its workers", peer)
         try:
             answer = await self._detach(peer, str(peer))
@@ -202,32 +197,25 @@ class DaskDist(Dist):
 
     def progress(self, peer: Peer) -> str:
         assert self._drainer is not None, "start() comes first"
-        return self._drainer.progress(str(peer), self.owner.pool)
+        return self._drainer.progress(peer, self.owner.pool)
 
     async def _detach(self, peer: Peer, name: str) -> Answer:
         """Have an agent end its workers, that this scheduler holds under a name."""
         request = DetachRequest(self._scheduler.id, name)
-        return await self._ask(peer, names.DETACH, request, DETACH_TIMEOUT)
+        return await self._ask(peer, names.DETACH, request, _now() + DETACH_TIMEOUT)
 
     # -- what both need --------------------------------------------------------------------------
 
     async def _ask(
-        self, peer: Peer, path: str, message: AttachRequest | DetachRequest, limit: float
+        self, peer: Peer, path: str, message: AttachRequest | DetachRequest, deadline: float
     ) -> Answer:
         assert self._client is not None, "bind() comes first"
-        return await self._client.ask(peer, path, message, limit)
+        return await self._client.ask(peer, path, message, deadline)
 
 
-class _Watcher(SchedulerPlugin):
-    """Hears of workers that go. It only raises hints: the worker table is the truth."""
-
-    def __init__(self, dist: DaskDist) -> None:
-        self.name = f"gc_bootstrap-{dist.owner.pool}-{uuid.uuid4().hex[:8]}"
-        self._dist = dist
-
-    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: object) -> None:
-        # The worker is out of the table already, so whose it was cannot be told: hint anyway.
-        self._dist._lost.set()
+def _now() -> float:
+    """On the clock by which asyncio's timeouts run."""
+    return asyncio.get_running_loop().time()
 
 
 def _refusal(answer: Answer) -> Outcome:
@@ -236,13 +224,6 @@ def _refusal(answer: Answer) -> Outcome:
         # 503: it is warming up, or draining.
         return Outcome.refused(answer.error, expected=answer.status == 503)
     raise DistError(answer.error)
-
-
-def _reply(answer: Answer) -> messages.AttachReply:
-    try:
-        return messages.parse_reply(answer.body)
-    except messages.WireError as exc:
-        raise DistError(f"is no gc_bootstrap agent: {exc}") from exc
 
 
 def _parse(text: str) -> Peer:

@@ -24,20 +24,21 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 from distributed.active_memory_manager import ActiveMemoryManagerExtension
 from distributed.core import Status
 
-from gc_bootstrap.peer import WORKER_EXTRA
-from gc_bootstrap.scheduler.move import ASK_AGAIN, MoveAway, is_retired, is_safe
-from gc_bootstrap.wire.messages import REPORTS
+from gc_bootstrap.scheduler import _dask
+from gc_bootstrap.scheduler.move import ASK_AGAIN, MoveAway, is_safe
 from gc_bootstrap.wire.names import REPORT_REQUEST
+from gc_bootstrap.wire.tag import Tag
 
 if TYPE_CHECKING:
     from distributed import Scheduler
-    from distributed.scheduler import Recs, TaskState, WorkerState
+    from distributed.scheduler import TaskState, WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ class Drain:
         Whose worker.
     address
         The worker's; it is in the scheduler's worker table.
+    tag
+        What its agent says of it.
     before
         What the worker goes back to if the drain is cancelled.
     memory_manager
@@ -119,6 +122,7 @@ class Drain:
         self,
         scheduler: Scheduler,
         address: str,
+        tag: Tag,
         before: Status,
         *,
         memory_manager: Callable[[], ActiveMemoryManagerExtension],
@@ -135,7 +139,7 @@ class Drain:
         self._is_last = is_last
         self._clock = clock
         self._ws: WorkerState = scheduler.workers[address]
-        self._tag = self._ws.extra.get(WORKER_EXTRA, {})
+        self._tag = tag
         self._before = before
         self._began = clock()
         self._deadlines: list[float] = []
@@ -199,7 +203,7 @@ class Drain:
 
     async def _keep_rebalancing_out(self, stack: AsyncExitStack) -> None:
         """Take the lock by which Dask keeps retirements and ``client.rebalance`` apart."""
-        lock = self._scheduler._replica_lock("retire-workers")
+        lock = _dask.retirements_lock(self._scheduler)
         try:
             async with asyncio.timeout(max(0.0, self._left)):
                 await stack.enter_async_context(lock)
@@ -228,7 +232,9 @@ class Drain:
                 self._log(f"{len(waiting)} tasks that it has not begun go elsewhere")
                 await self._reschedule(waiting)
         if late and not self._gone:
-            overdue = [ts for ts in self._ws.processing if self._can_run_elsewhere(ts)]
+            # This worker is not among those that take tasks.
+            can = partial(_dask.can_run_on_others, self._scheduler)
+            overdue = [ts for ts in self._ws.processing if can(ts)]
             if overdue:
                 self._restarted += len(overdue)
                 self._log(
@@ -251,10 +257,7 @@ class Drain:
         ):
             self._kicked_at = now
             self._kicked_with = left
-            manager = self._memory_manager()
-            if self._policy not in manager.policies:
-                self._end_policy()
-                manager.add_policy(self._policy)
+            _dask.add_policy(self._memory_manager(), self._policy)
         blocked = self._what_blocks()
         if blocked and blocked != self._said:
             self._log(f"{blocked}; it is kept for {self._left:.3g} s more", logging.WARNING)
@@ -265,20 +268,13 @@ class Drain:
         ws = self._ws
         if ws.actors:
             return f"{len(ws.actors)} actors cannot be moved"
-        if not self._scheduler.running and not self._everything_is_safe():
+        if not _dask.anybody_runs(self._scheduler) and not self._everything_is_safe():
             return "no other worker can take its data"
         return ""
 
     def _everything_is_safe(self) -> bool:
         ws = self._ws
         return not ws.actors and all(is_safe(ts, ws) for ts in ws.has_what if not ts.actor)
-
-    def _can_run_elsewhere(self, ts: TaskState) -> bool:
-        others = self._scheduler.running  # this one is not among them
-        allowed = self._scheduler.valid_workers(ts)
-        if allowed is None or (ts.loose_restrictions and not allowed & others):
-            return bool(others)
-        return bool(allowed & others)
 
     async def _remove(self) -> Loss:
         """Have the scheduler forget the worker, with what it still has."""
@@ -291,10 +287,7 @@ class Drain:
             self._log(f"gone {took}, at the cost of {loss}", logging.WARNING)
         else:
             self._log(f"drained {took}")
-        # Expected: tasks that still run there are not suspected of having killed it.
-        await self._scheduler.remove_worker(
-            self.address, expected=True, close=False, stimulus_id=self._id
-        )
+        await _dask.forget_worker(self._scheduler, self.address, self._id)
         return loss
 
     def _loss(self) -> Loss:
@@ -315,12 +308,8 @@ class Drain:
 
     async def _reschedule(self, tasks: Sequence[TaskState]) -> None:
         for start in range(0, len(tasks), AT_ONCE):
-            recommendations: Recs = {
-                ts.key: "released"
-                for ts in tasks[start : start + AT_ONCE]
-                if ts.processing_on is self._ws
-            }
-            self._scheduler.transitions(recommendations, stimulus_id=self._id)
+            here = [ts for ts in tasks[start : start + AT_ONCE] if ts.processing_on is self._ws]
+            _dask.release(self._scheduler, here, self._id)
             await asyncio.sleep(0)
 
     def _take_off_work(self) -> None:
@@ -331,15 +320,16 @@ class Drain:
         self._id = f"gc_bootstrap-drain-{uuid.uuid4().hex}"
         self._running = None
         self._set_status(Status.closing_gracefully)
-        if self._tag.get(REPORTS):
-            self._send({"op": REPORT_REQUEST, "report": self._id})
+        if self._tag.reports:
+            request = {"op": REPORT_REQUEST, "report": self._id}
+            self._scheduler.worker_send(self.address, request)
 
     def _finish(self) -> None:
-        self._end_policy()
-        if self._gone or self._scheduler.status in (Status.closing, Status.closed):
+        _dask.remove_policy(self._policy)
+        if self._gone or _dask.is_closing(self._scheduler):
             return
         self._log("the drain is cancelled")
-        if is_retired(self._scheduler, self.address):
+        if _dask.is_retired(self._scheduler, self.address):
             self._later(self._put_back_after_others())
         else:
             self._put_back()
@@ -350,7 +340,7 @@ class Drain:
         Given up, it puts the worker back to what it was at its begin: that may be our doing. Dask
         gives it no deadline, so there is none here; it ends with the worker or the scheduler.
         """
-        while not self._gone and is_retired(self._scheduler, self.address):
+        while not self._gone and _dask.is_retired(self._scheduler, self.address):
             await asyncio.sleep(OTHERS_POLL)
         # Its own word comes up to half a second after its end.
         await asyncio.sleep(2 * OTHERS_POLL)
@@ -360,18 +350,8 @@ class Drain:
     def _put_back(self) -> None:
         self._set_status(self._before if self._before == Status.paused else Status.running)
 
-    def _end_policy(self) -> None:
-        manager = getattr(self._policy, "manager", None)
-        if manager is not None:
-            manager.policies.discard(self._policy)
-
     def _set_status(self, status: Status) -> None:
-        """Set the worker's status as ``retire_workers`` does: here at once, there by message."""
-        self._scheduler.handle_worker_status_change(status, self._ws, self._id)
-        self._send({"op": "worker-status-change", "status": status.name, "stimulus_id": self._id})
-
-    def _send(self, message: dict[str, Any]) -> None:
-        self._scheduler.worker_send(self.address, message)
+        _dask.set_status(self._scheduler, self._ws, status, self._id)
 
     def _what_is_there(self) -> str:
         ws = self._ws
@@ -379,7 +359,7 @@ class Drain:
         return f"{len(ws.processing)} tasks, {len(ws.has_what)} results ({size}) are there"
 
     def _log(self, message: str, level: int = logging.INFO) -> None:
-        logger.log(level, "Worker %s of %s: %s", self.address, self._tag.get("peer"), message)
+        logger.log(level, "Worker %s of %s: %s", self.address, self._tag.peer, message)
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:

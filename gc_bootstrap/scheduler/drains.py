@@ -11,17 +11,20 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distributed.active_memory_manager import ActiveMemoryManagerExtension
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap.errors import DistError
-from gc_bootstrap.peer import held_as
+from gc_bootstrap.peer import Peer
+from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler.drain import Drain, Loss, cancel_and_wait
+from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.wire.names import DRAIN_HANDLER, REPORT_ANSWER
+from gc_bootstrap.wire.tag import Tag
 
 if TYPE_CHECKING:
     from distributed import Scheduler
+    from distributed.active_memory_manager import ActiveMemoryManagerExtension
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +32,6 @@ KICK_DELAY = 0.02
 """Seconds in which drains that begin to move data are gathered into one run of the manager."""
 POLL, POLL_EACH, POLL_MAX = 0.02, 0.0005, 0.5
 """Seconds between two looks at a drain: ever more, the more of them there are."""
-
-Held = tuple[str, str]
-"""Whose a worker is: peer and pool, as texts."""
 
 
 class Drainer(SchedulerPlugin):
@@ -57,33 +57,30 @@ class Drainer(SchedulerPlugin):
         self._clock = clock
         self._drains: dict[str, Drain] = {}
         self._before: dict[str, Status] = {}
-        self._held: dict[str, Held] = {}
-        self._by_peer: dict[Held, set[str]] = {}
         self._afterwards: set[asyncio.Task[None]] = set()
         self._own_manager: ActiveMemoryManagerExtension | None = None
         self._kick: asyncio.TimerHandle | None = None
-        for address in scheduler.workers:
-            self.add_worker(scheduler, address)
+        self._members = Members.of(scheduler)
 
     @classmethod
     def of(cls, scheduler: Scheduler) -> Drainer:
         """The only one of a scheduler; made when it is first needed."""
-        found = scheduler.plugins.get(cls.name)
-        if isinstance(found, cls):
-            return found
-        made = cls(scheduler)
-        scheduler.add_plugin(made, name=cls.name)
-        scheduler.handlers[DRAIN_HANDLER] = made.drain_for_agent
-        scheduler.stream_handlers[REPORT_ANSWER] = made.reported
-        return made
+
+        def make() -> Drainer:
+            made = cls(scheduler)
+            _dask.add_rpc(scheduler, DRAIN_HANDLER, made.drain_for_agent)
+            _dask.add_stream_handler(scheduler, REPORT_ANSWER, made.reported)
+            return made
+
+        return _dask.only_plugin(scheduler, cls.name, make)
 
     # -- for pools and agents --------------------------------------------------------------------
 
-    def workers(self, peer: str, pool: str) -> list[str]:
-        """The addresses of the workers that a peer runs for a pool."""
-        return list(self._by_peer.get((peer, pool), ()))
+    def within(self, seconds: float) -> float:
+        """The deadline so many seconds from now."""
+        return self._clock() + seconds
 
-    async def drain_peer(self, peer: str, pool: str, timeout: float) -> dict[str, Loss]:
+    async def drain_peer(self, peer: Peer, pool: str, deadline: float) -> dict[str, Loss]:
         """Drain all workers of a peer, together; returns when the scheduler knows none any more.
 
         A worker that is being drained already is not drained twice; the earlier deadline counts.
@@ -91,8 +88,8 @@ class Drainer(SchedulerPlugin):
 
         Parameters
         ----------
-        timeout
-            Seconds for all of it.
+        deadline
+            When all of it has to be over, on this drainer's clock.
 
         Returns
         -------
@@ -104,11 +101,9 @@ class Drainer(SchedulerPlugin):
         DistError
             The scheduler closes.
         """
-        deadline = self._clock() + timeout
         lost: dict[str, Loss] = {}
         # Again, for a worker that its nanny has restarted meanwhile.
-        known = self._scheduler.workers
-        while addresses := [a for a in self.workers(peer, pool) if a in known]:
+        while addresses := self._members.workers(pool, peer):
             lost |= await self._drain(addresses, deadline)
         return lost
 
@@ -122,18 +117,24 @@ class Drainer(SchedulerPlugin):
         dict
             For each worker what was lost, or an empty text. A scheduler that closes answers
             nothing, and closes the connection in a moment.
+
+        Raises
+        ------
+        PeerError
+            ``peer`` names none.
         """
+        deadline = self.within(max(0.0, float(timeout)))
         try:
-            lost = await self.drain_peer(peer, pool, max(0.0, float(timeout)))
+            lost = await self.drain_peer(Peer.parse(peer), pool, deadline)
         except DistError as exc:
             # Raised, it would be logged with a traceback.
             logger.info("The agent at %s is told nothing: %s", peer, exc)
-            return Status.dont_reply
+            return _dask.DONT_REPLY
         return {address: str(loss) if loss else "" for address, loss in lost.items()}
 
-    def progress(self, peer: str, pool: str) -> str:
+    def progress(self, peer: Peer, pool: str) -> str:
         """What is left of a peer's drain, in one line; empty where none runs."""
-        drains = map(self._drains.get, self.workers(peer, pool))
+        drains = map(self._drains.get, self._members.workers(pool, peer))
         return "; ".join(drain.progress for drain in drains if drain is not None)
 
     # -- drains ----------------------------------------------------------------------------------
@@ -143,7 +144,8 @@ class Drainer(SchedulerPlugin):
         before = [drain.task for drain in running if drain.ending]
         if before:
             await asyncio.wait(before)
-        drains = [self._join(a, deadline) for a in addresses if a in self._scheduler.workers]
+        tags = {address: self._members.tag(address) for address in addresses}
+        drains = [self._join(a, tag, deadline) for a, tag in tags.items() if tag is not None]
         try:
             if drains:
                 await asyncio.wait([drain.task for drain in drains])
@@ -154,12 +156,13 @@ class Drainer(SchedulerPlugin):
             unwanted = [drain for drain in drains if not drain.leave(deadline)]
             await cancel_and_wait(drain.task for drain in unwanted if not drain.task.done())
 
-    def _join(self, address: str, deadline: float) -> Drain:
+    def _join(self, address: str, tag: Tag, deadline: float) -> Drain:
         drain = self._drains.get(address)
         if drain is None or drain.ending:
             drain = Drain(
                 self._scheduler,
                 address,
+                tag,
                 self._status_before(address),
                 memory_manager=self._memory_manager,
                 pace=lambda: min(POLL_MAX, max(POLL, POLL_EACH * len(self._drains))),
@@ -194,12 +197,10 @@ class Drainer(SchedulerPlugin):
 
     def _memory_manager(self) -> ActiveMemoryManagerExtension:
         """Dask's own, if it is running, and else one of ours; it runs in a moment, once for all."""
-        found = self._scheduler.extensions.get("amm")
-        if found is None or not found.running:
+        found = _dask.memory_manager(self._scheduler)
+        if found is None:
             if self._own_manager is None:
-                self._own_manager = ActiveMemoryManagerExtension(
-                    self._scheduler, policies=set(), register=False, start=False
-                )
+                self._own_manager = _dask.new_memory_manager(self._scheduler)
             found = self._own_manager
         if self._kick is None:
             self._kick = asyncio.get_running_loop().call_later(KICK_DELAY, self._run_manager, found)
@@ -216,22 +217,9 @@ class Drainer(SchedulerPlugin):
         if worker in self._drains:
             self._drains[worker].reported(report, keys)
 
-    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """Note whose a worker is."""
-        held = held_as(scheduler.workers[worker].extra, scheduler.id)
-        if held is not None:
-            self._held[worker] = held
-            self._by_peer.setdefault(held, set()).add(worker)
-
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
-        """Forget it."""
+        """Forget what it would go back to."""
         self._before.pop(worker, None)
-        held = self._held.pop(worker, None)
-        if held is not None:
-            addresses = self._by_peer[held]
-            addresses.discard(worker)
-            if not addresses:
-                del self._by_peer[held]
 
     async def before_close(self) -> None:
         """End all drains: the scheduler closes."""

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from distributed.active_memory_manager import (
-    ActiveMemoryManagerExtension,
-    ActiveMemoryManagerPolicy,
-    RetireWorker,
-    Suggestion,
-)
+from distributed.active_memory_manager import ActiveMemoryManagerPolicy, Suggestion
 from distributed.core import Status
 
+from gc_bootstrap.scheduler import _dask
+
 if TYPE_CHECKING:
-    from distributed import Scheduler
     from distributed.active_memory_manager import SuggestionGenerator
     from distributed.scheduler import TaskState, WorkerState
 
@@ -49,7 +45,7 @@ class MoveAway(ActiveMemoryManagerPolicy):
                 yield Suggestion("drop", ts, {self._ws})
             elif not ts.actor and ts.key not in self._asked:
                 # Another worker that leaves may have it, too, and have had it asked for.
-                is_asked = ts in self.manager.pending and self.manager.pending[ts][0]
+                is_asked = _dask.is_asked_for(self.manager, ts)
                 if is_asked or (yield Suggestion("replicate", ts)) is not None:
                     self._asked[ts.key] = now
 
@@ -58,23 +54,4 @@ def is_safe(ts: TaskState, leaving: WorkerState) -> bool:
     """Whether a worker that stays has the data of a task, too; a paused one counts."""
     return any(
         ws is not leaving and ws.status != Status.closing_gracefully for ws in ts.who_has or ()
-    )
-
-
-def is_retired(scheduler: Scheduler, address: str) -> bool:
-    """Whether Dask's own ``retire_workers`` is at work on a worker.
-
-    Where the memory manager is switched off, it does so with one of its own, which only shows as a
-    periodic callback.
-    """
-    callbacks = [callback.callback for callback in scheduler.periodic_callbacks.values()]
-    managers = {
-        scheduler.extensions.get("amm"),
-        *(getattr(callback, "__self__", None) for callback in callbacks),
-    }
-    return any(
-        isinstance(policy, RetireWorker) and policy.address == address
-        for manager in managers
-        if isinstance(manager, ActiveMemoryManagerExtension)
-        for policy in manager.policies
     )

@@ -12,7 +12,8 @@ from gc_bootstrap import backends, config
 from gc_bootstrap.config import DEFAULT_POOL, NAMESPACE, PoolOptions
 from gc_bootstrap.errors import ConfigError, one_line
 from gc_bootstrap.logs import log_like_distributed
-from gc_bootstrap.peer import held_as
+from gc_bootstrap.scheduler import _dask
+from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.wire.names import STATUS_HANDLER
 
 if TYPE_CHECKING:
@@ -117,11 +118,11 @@ class BootstrapPlugin(SchedulerPlugin):
             # Importing a backend takes time that the event loop does not have.
             await asyncio.to_thread(self.prepare, scheduler)
         self._scheduler = scheduler
-        before = scheduler.plugins.get(self.name)
+        before = _dask.plugin(scheduler, self.name)
         if isinstance(before, BootstrapPlugin) and before is not self:
             # Dask replaces a plugin of the same name without a word to it.
             await before.close()
-        scheduler.handlers[STATUS_HANDLER] = self.status
+        _dask.add_rpc(scheduler, STATUS_HANDLER, self.status)
         for name, pool in self.pools.items():
             try:
                 await pool.start()
@@ -148,23 +149,18 @@ class BootstrapPlugin(SchedulerPlugin):
             self._watchdog.cancel()
             await asyncio.gather(self._watchdog, return_exceptions=True)
         await asyncio.gather(*(pool.close() for pool in self.pools.values()))
-        scheduler = self._scheduler
-        if scheduler is not None and scheduler.handlers.get(STATUS_HANDLER) == self.status:
-            del scheduler.handlers[STATUS_HANDLER]
+        if self._scheduler is not None:
+            _dask.remove_rpc(self._scheduler, STATUS_HANDLER, self.status)
 
     async def status(self) -> dict[str, Any]:
         """What ``dask pool status`` shows, of types that msgpack knows."""
         assert self._scheduler is not None, "start() comes first"
-        workers: dict[str, dict[str, list[str]]] = {}
-        for address, worker in self._scheduler.workers.items():
-            held = held_as(worker.extra, self._scheduler.id)
-            if held is not None:
-                peer, of_pool = held
-                workers.setdefault(of_pool, {}).setdefault(peer, []).append(address)
+        members = Members.of(self._scheduler)
         pools = []
         for name, pool in self.pools.items():
             status = (await pool.status()).to_json()
-            pools.append({**status, "workers": workers.get(name, {})})
+            workers = {str(peer): found for peer, found in members.by_peer(name).items()}
+            pools.append({**status, "workers": workers})
         return {
             "scheduler": {"address": self._scheduler.address, "id": self._scheduler.id},
             "pools": pools,
@@ -173,8 +169,8 @@ class BootstrapPlugin(SchedulerPlugin):
     async def _close_when_unregistered(self, scheduler: Scheduler) -> None:
         """Notice ``client.unregister_scheduler_plugin``: Dask drops the plugin without a word."""
         registered = False
-        while not registered or scheduler.plugins.get(self.name) is self:
-            registered = registered or scheduler.plugins.get(self.name) is self
+        while not registered or _dask.plugin(scheduler, self.name) is self:
+            registered = registered or _dask.plugin(scheduler, self.name) is self
             await asyncio.sleep(UNREGISTERED_POLL)
         logger.info("The plugin has been unregistered: its pools are closed")
         await self.close()

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler.client import AgentClient, Answer
-from gc_bootstrap.wire import messages, registrations, tokens
+from gc_bootstrap.wire import registrations, tokens
 from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.messages import Message
 
 OWN_COOKIES_FOR = 2.0
 """Seconds for which the cookies of this user's agents are not read again, unless one is refused."""
@@ -57,30 +58,24 @@ class SignedClient:
         """Close the session. May be called more than once."""
         await self._client.close()
 
-    async def ask(
-        self,
-        peer: Peer,
-        path: str,
-        message: messages.AttachRequest | messages.DetachRequest,
-        limit: float,
-    ) -> Answer:
+    async def ask(self, peer: Peer, path: str, message: Message, deadline: float) -> Answer:
         """Post one message, and return the agent's answer whatever it is, but for a refused cookie.
 
         Parameters
         ----------
-        limit
-            Seconds for the answer.
+        deadline
+            When the answer must be there, on the event loop's clock.
 
         Raises
         ------
         DistError
             There is no answer, or the agent does not know this scheduler's cookie.
         """
-        body = messages.encode(message)
+        body = message.encode()
         while True:
             cookie, read_at = await self._cookie_for(peer)
             header = cookie and tokens.sign(cookie, "POST", path, body, self._clock())
-            answer = await self._client.post(peer, path, body, header or None, limit)
+            answer = await self._client.post(peer, path, body, header or None, deadline)
             if answer.status not in (401, 403):
                 return answer
             if not self._own_cookies.forget(read_at):

@@ -73,8 +73,8 @@ class Cluster:
     agents: list[AgentServer] = field(default_factory=list)
 
     def address(self, number: int) -> str:
-        (worker,) = self.agents[number].agent.status()["workers"]
-        return str(worker["address"])
+        (worker,) = self.agents[number].agent.status().workers
+        return worker
 
     def worker(self, number: int) -> Worker:
         # Others are there, too, that have been closed and have no address.

@@ -17,7 +17,7 @@ from gc_bootstrap.wire import messages, tokens, versions
 from gc_bootstrap.wire.cookie import Cookie
 from tests.integration.harness import COOKIE, agent_here, request, scheduler_here
 
-ATTACH = messages.encode({"scheduler": "tcp://127.0.0.1:1", "scheduler_id": "me", "peer": "x:1"})
+ATTACH = messages.to_json({"scheduler": "tcp://127.0.0.1:1", "scheduler_id": "me", "peer": "x:1"})
 
 
 @pytest.fixture
@@ -59,9 +59,7 @@ async def test_status_says_who_holds_the_agent(agent: AgentServer) -> None:
     _, idle = await request(agent.peer, "GET", "/v1/status", cookie=COOKIE)
     assert (idle["state"], idle["scheduler"], idle["workers"]) == ("idle", None, [])
     async with scheduler_here() as scheduler:
-        body = messages.encode(
-            messages.AttachRequest(scheduler.address, scheduler.id, str(agent.peer))
-        )
+        body = messages.AttachRequest(scheduler.address, scheduler.id, str(agent.peer)).encode()
         status, attached = await request(agent.peer, "POST", "/v1/attach", body, cookie=COOKIE)
         assert status == 200
         (address,) = scheduler.workers
@@ -69,14 +67,14 @@ async def test_status_says_who_holds_the_agent(agent: AgentServer) -> None:
         _, held = await request(agent.peer, "GET", "/v1/status", cookie=COOKIE)
         assert (held["state"], held["scheduler_id"]) == ("attached", scheduler.id)
         assert held["versions"] == versions.installed()
-        detach = messages.encode(messages.DetachRequest("another", str(agent.peer)))
+        detach = messages.DetachRequest("another", str(agent.peer)).encode()
         status, error = await request(agent.peer, "POST", "/v1/detach", detach, cookie=COOKIE)
         assert (status, scheduler.id in error["error"]) == (409, True)
         # A request that was meant for another agent of the same scheduler.
-        detach = messages.encode(messages.DetachRequest(scheduler.id, "10.0.0.9:8791"))
+        detach = messages.DetachRequest(scheduler.id, "10.0.0.9:8791").encode()
         status, error = await request(agent.peer, "POST", "/v1/detach", detach, cookie=COOKIE)
         assert (status, error["error"]) == (409, f"held as {agent.peer}")
-        detach = messages.encode(messages.DetachRequest(scheduler.id, str(agent.peer)))
+        detach = messages.DetachRequest(scheduler.id, str(agent.peer)).encode()
         answer = await request(agent.peer, "POST", "/v1/detach", detach, cookie=COOKIE)
         assert answer == (200, {"state": "idle"})
 
@@ -155,7 +153,7 @@ async def test_a_bad_body_is_a_4xx_with_a_reason(
 async def test_an_address_that_is_none_is_a_422(agent: AgentServer) -> None:
     ports = [f"tcp://127.0.0.1:{port}" for port in ("0", "99999", "port", "")]
     for address in (*ports, "nonsense", "tcp://", "tcp://[::1"):
-        body = messages.encode({"scheduler": address, "scheduler_id": "me", "peer": "x:1"})
+        body = messages.to_json({"scheduler": address, "scheduler_id": "me", "peer": "x:1"})
         status, answer = await request(agent.peer, "POST", "/v1/attach", body, cookie=COOKIE)
         assert status == 422, (address, answer)
         assert "is not a scheduler's address" in answer["error"]

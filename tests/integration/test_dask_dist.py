@@ -198,7 +198,7 @@ async def test_the_configured_address_is_what_agents_dial(
     async with agent_here() as agent:
         dist = await dists(PoolOptions(scheduler_address=f"tcp://localhost:{port}"))
         assert await dist.connect(agent.peer)
-        assert agent.agent.status()["scheduler"] == f"tcp://localhost:{port}"
+        assert agent.agent.status().scheduler == f"tcp://localhost:{port}"
 
 
 @pytest.mark.parametrize("other", [{"python": "3.9.1"}, {"distributed": "2020.1.0"}])

@@ -82,7 +82,7 @@ async def test_all_workers_of_an_agent_are_drained(form: Form, who: str) -> None
     async with AgentServer(options) as agent:
         cluster.agents.append(agent)
         assert await cluster.dist.connect(agent.peer) == Outcome.DONE
-        theirs = [worker["address"] for worker in agent.agent.status()["workers"]]
+        theirs = list(agent.agent.status().workers)
         assert len(theirs) == 2
         futures = cluster.client.map(abs, range(20), pure=False, workers=theirs)
         await wait(futures)

@@ -12,8 +12,8 @@ from distributed import Client, Scheduler
 from distributed.core import Status
 
 from gc_bootstrap.errors import DistError
+from gc_bootstrap.scheduler._dask import is_retired
 from gc_bootstrap.scheduler.drains import Drainer
-from gc_bootstrap.scheduler.move import is_retired
 from gc_bootstrap.scheduler.plugin import BootstrapPlugin
 from gc_bootstrap.wire.names import DRAIN_HANDLER, REPORT_ANSWER
 from tests.integration.clusters import (
@@ -225,8 +225,8 @@ async def test_a_drain_cancelled_before_its_first_step_puts_the_worker_back_to_w
     cluster = await form(2)
     drainer = Drainer.of(cluster.scheduler)
     with caplog.at_level(logging.INFO, "gc_bootstrap.scheduler"):
-        peer = str(cluster.agents[0].peer)
-        asked = asyncio.create_task(drainer.drain_peer(peer, "default", 10.0))
+        peer = cluster.agents[0].peer
+        asked = asyncio.create_task(drainer.drain_peer(peer, "default", drainer.within(10.0)))
         await asyncio.sleep(0)
         assert cluster.state(0).status == Status.closing_gracefully
         await drainer.before_close()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
 
-from gc_bootstrap.agent import workers as agent_workers
+from gc_bootstrap.agent import lease as agent_lease
 from gc_bootstrap.peer import Outcome
 from gc_bootstrap.scheduler.drain import AT_ONCE
 from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.wire.tag import Tag
 from tests.integration.clusters import (
     Cluster,
     Form,
@@ -130,11 +132,11 @@ async def test_a_caller_that_leaves_takes_its_deadline_along(
 ) -> None:
     cluster = await form_by(form, hands, 2)
     future = await running(cluster, ledger, 0)
-    peer = str(cluster.agents[0].peer)
+    peer = cluster.agents[0].peer
     drainer = Drainer.of(cluster.scheduler)
     drop = await draining(cluster, 0)
     assert drainer.progress(peer, "default").endswith(", 60 s left")
-    short = asyncio.create_task(drainer.drain_peer(peer, "default", 2.0))
+    short = asyncio.create_task(drainer.drain_peer(peer, "default", drainer.within(2.0)))
     await until(lambda: drainer.progress(peer, "default").endswith(", 2 s left"), "it has joined")
     await cancelled(short)
     assert drainer.progress(peer, "default").endswith(", 60 s left")
@@ -154,9 +156,9 @@ async def test_a_caller_that_stays_has_its_earlier_deadline_kept(
     cluster = await form_by(form, hands, 2)
     future = await running(cluster, ledger, 0)
     drop = await draining(cluster, 0)
-    peer = str(cluster.agents[0].peer)
+    peer = cluster.agents[0].peer
     drainer = Drainer.of(cluster.scheduler)
-    short = asyncio.create_task(drainer.drain_peer(peer, "default", 2.0))
+    short = asyncio.create_task(drainer.drain_peer(peer, "default", drainer.within(2.0)))
     await until(lambda: drainer.progress(peer, "default").endswith(", 2 s left"), "it has joined")
     hands.now = 1.5
     await until(lambda: ledger.entered.acquire(blocking=False), "the task starts again elsewhere")
@@ -170,9 +172,9 @@ async def test_a_worker_that_cannot_report_has_time_for_what_it_runs(
     form: Form, ledger: Ledger, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As an agent of an older release tags its workers.
-    monkeypatch.setattr(agent_workers, "REPORTS", "something-else")
+    monkeypatch.setattr(agent_lease, "Tag", partial(Tag, reports=False))
     cluster = await form_by(form, hands, 2)
-    assert "reports" not in cluster.state(0).extra["gc_bootstrap"]
+    assert cluster.state(0).extra["gc_bootstrap"]["reports"] is False
     held = await running(cluster, ledger, 0)
     futures = await results(cluster, 5, workers=[cluster.address(1)])
     drop = await draining(cluster, 0)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from distributed import Scheduler
+from distributed import Scheduler, Worker
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap.agent.listen import Listen
@@ -16,8 +16,9 @@ from gc_bootstrap.agent.run import AgentOptions, AgentServer
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.scheduler.dask import DaskDist
-from gc_bootstrap.wire import messages, names
+from gc_bootstrap.wire import names
 from gc_bootstrap.wire.messages import AttachRequest
+from gc_bootstrap.wire.tag import KEY, Tag
 from tests.integration.clusters import DistFactory
 from tests.integration.harness import (
     agent_here,
@@ -87,7 +88,7 @@ async def test_an_attach_for_a_scheduler_that_was_replaced_at_its_address_fails(
     scheduler.add_plugin(Registrations())
     async with agent_here(insecure=True) as agent:
         late = AttachRequest(scheduler.address, "Scheduler-of-before", str(agent.peer))
-        status, answer = await request(agent.peer, "POST", names.ATTACH, messages.encode(late))
+        status, answer = await request(agent.peer, "POST", names.ATTACH, late.encode())
         assert status == 502
         assert answer["error"] == f"another scheduler is at {scheduler.address}: {scheduler.id}"
         await until(lambda: agent.agent.state == "idle", "the agent is idle")
@@ -97,11 +98,11 @@ async def test_an_attach_for_a_scheduler_that_was_replaced_at_its_address_fails(
 async def test_workers_of_the_scheduler_of_before_are_no_members(
     scheduler: Scheduler, dists: DistFactory
 ) -> None:
-    async with agent_here() as agent:
-        dist = await dists()
-        assert await dist.connect(agent.peer)
-        (ws,) = scheduler.workers.values()
-        ws.extra["gc_bootstrap"]["scheduler_id"] = "Scheduler-of-before"
+    tag = Tag("Scheduler-of-before", "127.0.0.1:8791", "default")
+    information = {KEY: lambda worker: tag.encode()}
+    dist = await dists()
+    async with Worker(scheduler.address, nthreads=1, startup_information=information) as worker:
+        assert worker.address in scheduler.workers
         assert await dist.members() == frozenset()
 
 

@@ -55,11 +55,11 @@ async def test_an_attach_that_fails_halfway_and_is_cut_off_leaves_no_worker(
     assert group.pid is not None
     plain = await processes.scheduler("static:")
     scheduler_id = (await plain.status())["id"]
-    attach = messages.encode(messages.AttachRequest(plain.address, scheduler_id, str(peer)))
+    attach = messages.AttachRequest(plain.address, scheduler_id, str(peer)).encode()
     attaching = asyncio.create_task(request(peer, "POST", "/v1/attach", attach, cookie=COOKIE))
     await until(lambda: len(workers_of(group.pid or 0)) >= 1, "a worker is starting")
     await asyncio.sleep(0.5)
-    detach = messages.encode(messages.DetachRequest("Scheduler-x", str(peer)))
+    detach = messages.DetachRequest("Scheduler-x", str(peer)).encode()
     await request(peer, "POST", "/v1/detach", detach, cookie=COOKIE)
     assert (await attaching)[0] in (500, 503)
     await until(lambda: not workers_of(group.pid or 0), "no worker is left", deadline=15)

@@ -44,22 +44,22 @@ def test_an_attach_survives_the_wire(
     scheduler: str, scheduler_id: str, peer: str, pool: str, versions: dict[str, str]
 ) -> None:
     request = AttachRequest(scheduler, scheduler_id, peer, pool, versions)
-    assert messages.parse_attach(messages.encode(request)) == request
+    assert AttachRequest.decode(request.encode()) == request
 
 
 def test_a_detach_survives_the_wire() -> None:
     request = DetachRequest("Scheduler-1", "10.0.0.5:8791")
-    assert messages.parse_detach(messages.encode(request)) == request
+    assert DetachRequest.decode(request.encode()) == request
 
 
 def test_pool_and_versions_may_be_missing() -> None:
-    assert messages.parse_attach(body(ATTACH)) == AttachRequest(
+    assert AttachRequest.decode(body(ATTACH)) == AttachRequest(
         **ATTACH, pool="default", versions={}
     )
 
 
 def test_an_answer_is_read() -> None:
-    assert messages.parse_reply(body(REPLY)) == AttachReply(
+    assert AttachReply.decode(body(REPLY)) == AttachReply(
         "Scheduler-1",
         "10.0.0.5:8791",
         "default",
@@ -81,7 +81,7 @@ def test_an_answer_is_read() -> None:
     ids=["empty", "bytes", "python", "nan", "deep", "long number"],
 )
 def test_what_is_no_json_is_a_400(garbage: bytes, reason: str) -> None:
-    for parse in (messages.parse_attach, messages.parse_detach, messages.parse_reply):
+    for parse in (AttachRequest.decode, DetachRequest.decode, AttachReply.decode):
         with pytest.raises(WireError, match=reason) as caught:
             parse(garbage)
         assert caught.value.status == 400
@@ -110,20 +110,20 @@ def test_what_is_no_attach_is_a_422_that_names_the_field(
     change: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(WireError, match=reason) as caught:
-        messages.parse_attach(body(ATTACH | change))
+        AttachRequest.decode(body(ATTACH | change))
     assert caught.value.status == 422
 
 
 @pytest.mark.parametrize("missing", sorted(ATTACH))
 def test_a_missing_field_is_named(missing: str) -> None:
     with pytest.raises(WireError, match=f"field '{missing}' is missing") as caught:
-        messages.parse_attach(body({k: v for k, v in ATTACH.items() if k != missing}))
+        AttachRequest.decode(body({k: v for k, v in ATTACH.items() if k != missing}))
     assert caught.value.status == 422
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 1, True])
 def test_what_is_no_object_is_a_422(value: Any) -> None:
-    for parse in (messages.parse_attach, messages.parse_detach):
+    for parse in (AttachRequest.decode, DetachRequest.decode):
         with pytest.raises(WireError, match="the body is not a JSON object") as caught:
             parse(body(value))
         assert caught.value.status == 422
@@ -132,7 +132,7 @@ def test_what_is_no_object_is_a_422(value: Any) -> None:
 @given(anything | st.dictionaries(fields, anything))
 @example(ATTACH | {"versions": {"python": None}})
 def test_whatever_is_sent_is_read_or_refused_with_a_4xx_in_one_line(value: Any) -> None:
-    for parse in (messages.parse_attach, messages.parse_detach):
+    for parse in (AttachRequest.decode, DetachRequest.decode):
         error = None
         try:
             parse(body(value))
@@ -144,7 +144,7 @@ def test_whatever_is_sent_is_read_or_refused_with_a_4xx_in_one_line(value: Any) 
 
 @given(st.binary(max_size=200))
 def test_whatever_bytes_are_sent_are_refused_with_a_4xx(garbage: bytes) -> None:
-    for parse in (messages.parse_attach, messages.parse_detach):
+    for parse in (AttachRequest.decode, DetachRequest.decode):
         with pytest.raises(WireError) as caught:
             parse(garbage)
         assert caught.value.status in (400, 422)
@@ -154,7 +154,7 @@ def test_whatever_bytes_are_sent_are_refused_with_a_4xx(garbage: bytes) -> None:
 def test_whatever_is_answered_is_read_or_said_to_be_no_agents(value: Any) -> None:
     error = None
     try:
-        messages.parse_reply(body(value))
+        AttachReply.decode(body(value))
     except WireError as exc:
         error = exc
     assert error is None or error.status in (400, 502)
@@ -181,7 +181,7 @@ def test_whatever_is_answered_is_read_or_said_to_be_no_agents(value: Any) -> Non
 )
 def test_what_is_no_answer_of_an_agent_is_said_so(change: dict[str, Any]) -> None:
     with pytest.raises(WireError, match="the answer is not an agent's"):
-        messages.parse_reply(body(REPLY | change))
+        AttachReply.decode(body(REPLY | change))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_what_is_no_answer_of_an_agent_is_said_so(change: dict[str, Any]) -> Non
 def test_an_answer_whose_texts_would_spoil_a_log_line_is_no_agents(text: str) -> None:
     for field in ("scheduler_id", "peer", "pool"):
         with pytest.raises(WireError, match="the answer is not an agent's"):
-            messages.parse_reply(body(REPLY | {field: text}))
+            AttachReply.decode(body(REPLY | {field: text}))
 
 
 # -- versions --------------------------------------------------------------------------------------
