@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 from dask.utils import parse_timedelta
 
 from gc_bootstrap.agent.lease import Lease
 from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.agent.state import Event, Life
 from gc_bootstrap.wire import versions
 from gc_bootstrap.wire.messages import (
     AttachReply,
@@ -18,9 +18,6 @@ from gc_bootstrap.wire.messages import (
     StatusReply,
     WireError,
 )
-
-State = Literal["warming", "idle", "attaching", "attached", "draining"]
-STATES: tuple[State, ...] = ("warming", "idle", "attaching", "attached", "draining")
 
 START_TIMEOUT = 30.0
 """Seconds for the workers of one attach to start and register, where the scheduler says nothing."""
@@ -57,30 +54,21 @@ class Agent:
         self.drain_timeout = drain_timeout
         self.lease_timeout = lease_timeout
         self.versions = versions.installed()
-        self.abandoned = False
         self.attaches = 0
         self.failures = 0
-        self.warm = False
-        self._draining = False
+        self.life = Life()
         self._lease: Lease | None = None
+        self._left: list[asyncio.Future[None]] = []
 
     @property
-    def state(self) -> State:
-        """One of :data:`STATES`."""
-        if self._draining:
-            return "draining"
-        if not self.warm:
-            return "warming"
-        if self._lease is None:
-            return "idle"
-        if not self._lease.started.done():
-            return "attaching"
-        return "draining" if self._lease.draining or self._lease.ending else "attached"
+    def state(self) -> str:
+        """What its state is called: one of :data:`.state.WORDS`."""
+        return self.life.state.word
 
     @property
-    def ready(self) -> bool:
-        """Whether it can be attached, or is."""
-        return self.warm and not self._draining
+    def has_left_a_task(self) -> bool:
+        """Whether a task still runs in this process that nothing can stop."""
+        return not all(closing.done() for closing in self._left)
 
     async def warm_up(self, warm: Callable[[], Awaitable[None]] | None) -> None:
         """Get ready to be attached.
@@ -97,7 +85,7 @@ class Agent:
         """
         if warm is not None:
             await warm()
-        self.warm = True
+        self.life.tell(Event.WARMED)
 
     async def attach(self, request: AttachRequest) -> AttachReply:
         """Be the scheduler's, with workers that have registered there.
@@ -111,26 +99,25 @@ class Agent:
             does not start, 503 warming up or draining.
         """
         self._check_ready()
-        lease = self._lease
-        if lease is not None and (lease.draining or lease.ending):
-            await self._released(lease)
+        deadline = asyncio.get_running_loop().time() + self._start_timeout(request)
+        if self._lease is not None and self.life.frees_itself:
+            await self._released(self._lease)
             self._check_ready()
-            lease = self._lease
+        lease = self._lease
         if lease is None:
             if differ := versions.mismatch(self.versions, request.versions):
                 raise WireError(409, f"incompatible versions: {differ}")
-            lease = self._take(request)
+            lease = self._take(request, deadline)
         elif lease.request.scheduler_id != request.scheduler_id:
             holder = lease.request
             raise WireError(409, f"held by scheduler {holder.scheduler_id} at {holder.scheduler}")
         # Shielded: a scheduler that gives up waiting does not stop the start of its workers.
         await asyncio.shield(lease.started)
-        limit = lease.start_timeout
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout_at(deadline):
                 await lease.group.ready()
         except TimeoutError:
-            raise WireError(500, f"a worker has not come back within {limit:g} s") from None
+            raise WireError(500, "a worker has not come back in time") from None
         held = lease.request
         return AttachReply(
             held.scheduler_id,
@@ -155,7 +142,7 @@ class Agent:
             raise WireError(409, f"held by scheduler {lease.request.scheduler_id}, not by you")
         if lease.request.peer != request.peer:
             raise WireError(409, f"held as {lease.request.peer}")
-        await lease.drain(self.drain_timeout)
+        await lease.drain(self._drain_deadline())
 
     def status(self) -> StatusReply:
         """What ``GET /v1/status`` answers."""
@@ -176,27 +163,31 @@ class Agent:
 
     async def drain(self) -> None:
         """Have the scheduler take the workers' data, end them, and take no attach any more."""
-        self._draining = True
+        self.life.tell(Event.LEAVE)
         if self._lease is not None:
-            await self._lease.drain(self.drain_timeout)
+            await self._lease.drain(self._drain_deadline())
 
     async def close(self) -> None:
         """End everything now. May be called more than once."""
-        self._draining = True
+        self.life.tell(Event.LEAVE)
         if self._lease is not None:
             await self._lease.end(abandon=True)
 
     def _check_ready(self) -> None:
-        if self._draining:
-            raise WireError(503, "is draining")
-        if not self.warm:
-            raise WireError(503, "is warming up")
+        if not self.life.ready:
+            word = "draining" if self.life.leaves else "warming up"
+            raise WireError(503, f"is {word}")
 
-    def _take(self, request: AttachRequest) -> Lease:
+    def _drain_deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self.drain_timeout
+
+    def _take(self, request: AttachRequest, deadline: float) -> Lease:
+        self.life.tell(Event.ATTACH)
         lease = self._lease = Lease(
             request,
             self.options,
-            start_timeout=self._start_timeout(request),
+            self.life,
+            deadline=deadline,
             silence=self.lease_timeout,
         )
         lease.started.add_done_callback(self._count)
@@ -210,9 +201,9 @@ class Agent:
             self.failures += 1
 
     def _over(self, lease: Lease) -> None:
-        self.abandoned = self.abandoned or lease.group.abandoned
-        if self._lease is lease:
-            self._lease = None
+        self._left += lease.group.left
+        self._lease = None
+        self.life.tell(Event.OVER)
 
     def _start_timeout(self, request: AttachRequest) -> float:
         """Seconds for the workers to start: a moment less than the scheduler waits for them."""

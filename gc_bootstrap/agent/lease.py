@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 
+from gc_bootstrap.agent.link import Link
 from gc_bootstrap.agent.options import WorkerOptions
-from gc_bootstrap.agent.reach import check_address, check_reachable
+from gc_bootstrap.agent.state import Event, Life
 from gc_bootstrap.agent.workers import UNDER_WAY_TIMEOUT, WorkerGroup
 from gc_bootstrap.errors import one_line
 from gc_bootstrap.wire.messages import AttachRequest, WireError
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 0.5
 """Seconds that workers may take to start before the agent looks whether the scheduler is there."""
-LOOKS = 5
-"""How often the scheduler is asked for a sign of life within the lease's timeout."""
+
+MakeLink = Callable[[AttachRequest], Link]
 
 
 class Lease:
@@ -31,12 +31,14 @@ class Lease:
         Whose it is.
     options
         The workers to start.
-    start_timeout
-        Seconds for them to start and register.
+    life
+        Of the agent; told of all that happens.
+    deadline
+        When the workers have to run, on the event loop's clock.
     silence
         Seconds that the scheduler may give no sign of life before the lease ends.
-    clock
-        Monotonic seconds.
+    make_link
+        Makes the way to the scheduler; default: one over the network.
 
     Attributes
     ----------
@@ -44,29 +46,28 @@ class Lease:
         Done when the workers run; otherwise it holds the :class:`WireError` that says why not.
     task
         Over when no worker is left.
-    draining
-        Whether the workers are being let go on somebody's request.
     """
 
     def __init__(
         self,
         request: AttachRequest,
         options: WorkerOptions,
+        life: Life,
         *,
-        start_timeout: float,
+        deadline: float,
         silence: float,
-        clock: Callable[[], float] = time.monotonic,
+        make_link: MakeLink | None = None,
     ) -> None:
         self.request = request
-        self.start_timeout = start_timeout
-        self.draining = False
+        self._life = life
+        self._deadline = deadline
         self._silence = silence
-        self._clock = clock
-        self._security = options.security
+        if make_link is not None:
+            self._link = make_link(request)
+        else:
+            self._link = Link(request.scheduler, request.scheduler_id, options.security)
         tag = Tag(request.scheduler_id, request.peer, request.pool)
-        self.group = WorkerGroup(
-            options, request.scheduler, request.scheduler_id, tag, start_timeout
-        )
+        self.group = WorkerGroup(options, self._link, tag, life)
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Retrieved here, so that a start nobody waits for any more is not reported as unseen.
         self.started.add_done_callback(lambda f: f.cancelled() or f.exception())
@@ -74,29 +75,25 @@ class Lease:
         self._drain: asyncio.Task[bool] | None = None
         self.task = asyncio.create_task(self._hold(), name="gc_bootstrap agent: lease")
 
-    @property
-    def ending(self) -> bool:
-        """Whether its workers are ending."""
-        return self.group.ending.is_set()
-
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, deadline: float) -> None:
         """Have the scheduler take the workers' data, then end them.
 
-        Several callers share one drain, and the first one's timeout.
+        Several callers share one drain, and the first one's deadline.
 
         Parameters
         ----------
-        timeout
-            Seconds for the data to be moved.
+        deadline
+            When the data has to be elsewhere, on the event loop's clock.
         """
-        self.draining = True
+        self._life.tell(Event.DRAIN)
         moved = True
         if not self.started.done():
             # Its workers may have registered, and have tasks, before that is known here.
-            await asyncio.wait([self.started], timeout=min(UNDER_WAY_TIMEOUT, timeout))
-        if self.started.done() and not self.ending:
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait([self.started], timeout=max(0.0, min(UNDER_WAY_TIMEOUT, left)))
+        if self.started.done() and not self._life.workers_end:
             if self._drain is None:
-                self._drain = asyncio.create_task(self._move_away(timeout))
+                self._drain = asyncio.create_task(self._move_away(deadline))
             await asyncio.wait([self._drain])
             moved = not self._drain.cancelled() and self._drain.result()
         await self.end(abandon=not moved)
@@ -109,7 +106,9 @@ class Lease:
         abandon
             Give the workers little time: nobody waits for them.
         """
-        self.group.ending.set()
+        if self.task.done():
+            return
+        self._life.tell(Event.END)
         if self._drain is not None:
             self._drain.cancel()
         if self.started.done():
@@ -118,9 +117,9 @@ class Lease:
             self._starting.cancel()
         await asyncio.wait([self.task])
 
-    async def _move_away(self, timeout: float) -> bool:
+    async def _move_away(self, deadline: float) -> bool:
         """Have the data moved; False where the scheduler is gone, or the workers end first."""
-        draining = asyncio.create_task(self.group.drain(timeout))
+        draining = asyncio.create_task(self.group.drain(deadline))
         try:
             await asyncio.wait([draining, self.task], return_when=asyncio.FIRST_COMPLETED)
             return draining.done() and await draining
@@ -134,7 +133,7 @@ class Lease:
         minding: asyncio.Task[None] | None = None
         try:
             await self._start()
-            if self.ending:
+            if self._life.workers_end:
                 raise WireError(503, "the attach was cut short")
         except WireError as exc:
             logger.warning("Not attached to %s: %s", scheduler, exc)
@@ -143,6 +142,7 @@ class Lease:
         else:
             workers = ", ".join(self.group.addresses)
             logger.info("Attached to %s as %s with %s", scheduler, self.request.peer, workers)
+            self._life.tell(Event.STARTED)
             self.started.set_result(None)
             minding = asyncio.create_task(self._mind(), name="gc_bootstrap agent: mind the lease")
             await self.group.finished()
@@ -153,25 +153,26 @@ class Lease:
                 await asyncio.gather(minding, return_exceptions=True)
             # Nobody waits for a worker that has not got so far as to be one.
             await self.group.close(abandon=minding is None)
+            await self._link.close()
             if not self.started.done():
                 self.started.set_exception(WireError(500, "internal error; see the agent's log"))
 
     async def _start(self) -> None:
         """Start the workers; where that takes long, find out whether it can succeed."""
-        location = check_address(self.request.scheduler)
-        if self.ending:
+        self._link.check_address()
+        if self._life.workers_end:
             raise WireError(503, "the attach was cut short")
-        starting = self._starting = asyncio.create_task(self.group.start())
-        checking = asyncio.create_task(self._check_later(location))
-        limit = self.start_timeout
+        limit = max(0.0, self._deadline - asyncio.get_running_loop().time())
+        starting = self._starting = asyncio.create_task(self.group.start(limit))
+        checking = asyncio.create_task(self._check_later())
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout_at(self._deadline):
                 await asyncio.wait([starting, checking], return_when=asyncio.FIRST_COMPLETED)
                 if not starting.done():
                     checking.result()
                 await asyncio.wait([starting])
         except TimeoutError:
-            reason = f"no worker has registered within {limit:g} s"
+            reason = f"no worker has registered within {limit:.3g} s"
             late = WireError(500, f"a worker does not start: {reason}")
             # At once: ending what has been started takes longer than the scheduler waits.
             self.started.set_exception(late)
@@ -190,27 +191,16 @@ class Lease:
                 cause = cause.__cause__
             raise WireError(500, f"a worker does not start: {one_line(cause)}") from exc
 
-    async def _check_later(self, location: tuple[str, int] | None) -> None:
+    async def _check_later(self) -> None:
         await asyncio.sleep(PATIENCE)
-        await check_reachable(self.request.scheduler, location, self._security)
+        await self._link.check_reachable()
 
     async def _mind(self) -> None:
-        """End the lease of a scheduler that hangs, or that this agent is cut off from.
-
-        A scheduler that dies is noticed by the workers; one that is stopped still holds its
-        connections, and would hold the agent for ever.
-        """
-        interval = self._silence / LOOKS
-        heard = self._clock()
-        while True:
-            await asyncio.sleep(interval)
-            if await self.group.scheduler_answers(interval):
-                heard = self._clock()
-            elif self._clock() - heard >= self._silence:
-                logger.warning(
-                    "The scheduler at %s has given no sign of life for %g s: its lease ends",
-                    self.request.scheduler,
-                    self._silence,
-                )
-                await self.group.close(abandon=True)
-                return
+        """End the lease of a scheduler that hangs, or that this agent is cut off from."""
+        await self._link.silence(self._silence)
+        logger.warning(
+            "The scheduler at %s has given no sign of life for %g s: its lease ends",
+            self.request.scheduler,
+            self._silence,
+        )
+        await self.group.close(abandon=True)

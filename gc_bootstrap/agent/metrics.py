@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gc_bootstrap.agent.core import STATES, Agent
+from gc_bootstrap.agent.core import Agent
+from gc_bootstrap.agent.state import WORDS
 from gc_bootstrap.wire.messages import WireError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class AgentMetrics:
         state = GaugeMetricFamily(
             "gc_bootstrap_agent_state", "1 for the state the agent is in", labels=["state"]
         )
-        for name in STATES:
+        for name in WORDS:
             state.add_metric([name], float(name == agent.state))
         yield state
         yield GaugeMetricFamily(

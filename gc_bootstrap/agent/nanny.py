@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Literal
 
-from distributed import Nanny
-from distributed.core import Status
-from distributed.protocol.pickle import dumps
+from gc_bootstrap.agent import _dask
+from gc_bootstrap.agent.link import Link
+from gc_bootstrap.agent.state import Life
 
 logger = logging.getLogger(__name__)
 
@@ -38,51 +39,41 @@ def _silence_heartbeat() -> None:
     logging.getLogger("distributed.worker").addFilter(interesting)
 
 
-class AgentNanny(Nanny):
+class AgentNanny(_dask.HookedNanny):
     """A nanny that minds one scheduler's worker, and is done when that scheduler is.
 
     Parameters
     ----------
-    scheduler_id
+    link
         Whose worker it minds: one that is restarted for another scheduler would be nobody's.
-
-    Attributes
-    ----------
-    ending
-        Set when the worker is ending for good.
-    restarts
-        Whether a worker that dies is restarted.
+    life
+        Says whether a worker that dies is restarted.
     """
 
-    def __init__(self, *args: Any, scheduler_id: str, **kwargs: Any) -> None:
-        self.ending = asyncio.Event()
-        self._scheduler_id = scheduler_id
+    def __init__(self, *args: Any, link: Link, life: Life, **kwargs: Any) -> None:
+        self._link = link
+        self._life = life
         self._close_timeout = OWN_TIMEOUT
-        self.restarts = True
+        self._on_ending: Callable[[], None] | None = None
         super().__init__(*args, **kwargs)
 
+    def on_ending(self, listener: Callable[[], None]) -> None:
+        """Call somebody when the worker ends for good; at once where it does so already."""
+        self._on_ending = listener
+        if self.is_ending:
+            listener()
+
     def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
-        """Note that the worker closes for good; Dask's nanny says so only when it has closed."""
+        """Say that the worker closes for good; Dask's nanny says so only when it has closed."""
         super().close_gracefully(reason)
         gone = reason == "worker-handle-scheduler-connection-broken"
         self._close_timeout = ABANDONED_TIMEOUT if gone else GRACEFUL_TIMEOUT
-        self.ending.set()
+        if self._on_ending is not None:
+            self._on_ending()
 
     def abandon(self) -> None:
         """Give the worker little time to close."""
         self._close_timeout = ABANDONED_TIMEOUT
-
-    async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
-        """End the process, also one whose start was cut short.
-
-        ``WorkerProcess.kill`` asserts that this cannot be, and the process would be lost.
-        """
-        worker = self.process
-        if worker is not None and worker.status == Status.starting and worker.running.is_set():
-            worker.status = Status.failed
-            while worker.process is not None and worker.process.pid is None:
-                await asyncio.sleep(0.01)  # its thread is starting it
-        await super().kill(timeout=timeout, reason=reason)
 
     async def close(  # type: ignore[override]  # as Nanny.close does
         self, timeout: float | None = None, reason: str = "nanny-close"
@@ -91,9 +82,8 @@ class AgentNanny(Nanny):
 
         Dask's nanny gives a worker that does not start the whole death timeout to end.
         """
-        started = self.process is not None and self.process.worker_address is not None
-        limit = self._close_timeout if started else ABANDONED_TIMEOUT
-        if started and self.status == Status.running and limit == OWN_TIMEOUT:
+        limit = self._close_timeout if self.has_started else ABANDONED_TIMEOUT
+        if self.has_started and self.is_running and limit == OWN_TIMEOUT:
             await self._expect_the_end()
         return await super().close(timeout=limit, reason=reason)
 
@@ -104,28 +94,17 @@ class AgentNanny(Nanny):
         """
         try:
             async with asyncio.timeout(QUIET_TIMEOUT):
-                await self.rpc(self.worker_address).run(function=dumps(_silence_heartbeat))
+                await _dask.run_in_worker(self, _silence_heartbeat)
         except (OSError, TimeoutError) as exc:
             logger.debug("The worker at %s cannot be told: %s", self.worker_address, exc)
 
-    async def _on_worker_exit(self, exitcode: int) -> None:
-        """Restart the worker for the same scheduler only.
+    async def worker_exited(self) -> None:
+        """Let the worker be restarted for the same scheduler only.
 
         Dask's nanny would let it join whichever scheduler has that address now, or try for ever.
         """
-        if self.status != Status.running:
-            pass
-        elif not self.restarts:
+        if not self._life.restarts_workers:
             self.close_gracefully("gc_bootstrap-agent")
-        elif not await self._scheduler_is_the_same():
+        elif not await self._link.answers(IDENTITY_TIMEOUT):
+            logger.info("Its scheduler does not answer: the worker is not restarted")
             self.close_gracefully("worker-handle-scheduler-connection-broken")
-        await super()._on_worker_exit(exitcode)
-
-    async def _scheduler_is_the_same(self) -> bool:
-        try:
-            async with asyncio.timeout(IDENTITY_TIMEOUT):
-                identity = await self.scheduler.identity(n_workers=0)
-        except (OSError, TimeoutError) as exc:
-            logger.info("The scheduler does not answer, its worker is not restarted: %s", exc)
-            return False
-        return bool(identity["id"] == self._scheduler_id)

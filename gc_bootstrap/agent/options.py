@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from dask.system import CPU_COUNT
 from dask.utils import parse_timedelta
-from distributed.cli import dask_worker
-from distributed.comm.addressing import get_address_host_port
-from distributed.deploy.utils import nprocesses_nthreads
-from distributed.utils import import_term
 
+from gc_bootstrap.agent import _dask
 from gc_bootstrap.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
@@ -54,7 +51,7 @@ class WorkerOptions:
 
 def click_parameters() -> list[click.Parameter]:
     """The parameters of ``dask worker`` itself, of whichever version of Dask is installed."""
-    return [parameter for parameter in dask_worker.main.params if parameter.name not in _LEFT_OUT]
+    return [parameter for parameter in _dask.worker_parameters() if parameter.name not in _LEFT_OUT]
 
 
 def worker_options(given: Mapping[str, Any]) -> WorkerOptions:
@@ -108,7 +105,7 @@ def worker_options(given: Mapping[str, Any]) -> WorkerOptions:
 def _counts(n_workers: str | None, nthreads: int, problems: list[str]) -> tuple[int, int]:
     count = 1
     if n_workers == "auto":
-        count, nthreads = nprocesses_nthreads()
+        count, nthreads = _dask.nprocesses_nthreads()
     elif n_workers is not None:
         try:
             count = int(n_workers)
@@ -135,7 +132,7 @@ def _addresses(common: dict[str, Any], count: int, problems: list[str]) -> str |
     for option, address in (("--listen-address", listen), ("--contact-address", contact)):
         try:
             if address:
-                host, port = get_address_host_port(address, strict=True)
+                host, port = _dask.get_address_host_port(address, strict=True)
                 if option == "--listen-address":
                     common["host"] = f"[{host}]" if ":" in host else host
                     common["worker_port"] = str(port)
@@ -181,7 +178,7 @@ def _resources(text: str | None, problems: list[str]) -> dict[str, float] | None
 
 def _worker_class(path: str, problems: list[str]) -> type:
     try:
-        found = import_term(path)
+        found = _dask.import_term(path)
     except Exception as exc:
         problems.append(f"--worker-class {path}: {one_line(exc)}")
         return object
@@ -195,8 +192,7 @@ def _ports(
     worker: str | None, nanny_port: str | None, count: int, nanny: bool, problems: list[str]
 ) -> Sequence[Mapping[str, Any]]:
     try:
-        # Dask's own; it is private, and the only place that knows how Dask shares out ranges.
-        return dask_worker._apportion_ports(worker, nanny_port, count, nanny)
+        return _dask.share_out_ports(worker, nanny_port, count, nanny)
     except (ValueError, TypeError) as exc:
         problems.append(f"--worker-port, --nanny-port: {exc}")
         return ()

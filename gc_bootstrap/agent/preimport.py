@@ -17,7 +17,7 @@ FAILURES: dict[str, str] = {}
 
 
 def _prepare(names: list[str]) -> None:
-    from distributed.versions import get_versions
+    from gc_bootstrap.agent._dask import get_versions
 
     for name in names:
         try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from gc_bootstrap.agent import _dask
 from gc_bootstrap.wire.names import REPORT_ANSWER, REPORT_REQUEST
 
 if TYPE_CHECKING:
@@ -23,10 +24,9 @@ class Reports(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Called when the worker starts, before it registers."""
-        worker.stream_handlers[REPORT_REQUEST] = partial(_report, worker)
+        _dask.add_stream_handler(worker, REPORT_REQUEST, partial(_report, worker))
 
 
 def _report(worker: Worker, report: str) -> None:
-    state = worker.state
-    keys = [ts.key for ts in (*state.executing, *state.long_running)]
-    worker.batched_send({"op": REPORT_ANSWER, "report": report, "keys": keys})
+    answer = {"op": REPORT_ANSWER, "report": report, "keys": _dask.running_keys(worker)}
+    _dask.send_by_stream(worker, answer)

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from distributed._signals import wait_for_signals
-
 from gc_bootstrap.agent import listen as listening
+from gc_bootstrap.agent._dask import wait_for_signals
 from gc_bootstrap.agent.core import DRAIN_TIMEOUT, LEASE_TIMEOUT, Agent
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import WorkerOptions
@@ -231,7 +230,7 @@ async def run(options: AgentOptions, warm: Callable[[], Awaitable[None]] | None)
             task.cancel()
         await asyncio.gather(starting, signalled, return_exceptions=True)
         await server.close()
-    return server.agent.abandoned or not server.agent.warm
+    return server.agent.has_left_a_task or starting.cancelled()
 
 
 async def _unless_signalled(work: Awaitable[None]) -> None:

@@ -194,7 +194,7 @@ class ControlServer:
         return _json(messages.to_json({"status": "ok"}))
 
     async def _readyz(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        return _say(StateReply(self._agent.state), 200 if self._agent.ready else 503)
+        return _say(StateReply(self._agent.state), 200 if self._agent.life.ready else 503)
 
     async def _get_metrics(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         text, content_type = self._metrics.render()

@@ -15,9 +15,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import dask.config
-from distributed.utils import get_mp_context
 
 from gc_bootstrap.agent import preimport
+from gc_bootstrap.agent._dask import get_mp_context
 from gc_bootstrap.errors import ConfigError, one_line, os_reason
 
 FORKSERVER = {"distributed.worker.multiprocessing-method": "forkserver"}
@@ -76,7 +76,8 @@ def _start_forkserver() -> dict[str, str]:
     context = get_mp_context()  # makes the list of what Dask itself preloads
     assert isinstance(context, multiprocessing.context.ForkServerContext)
     # Dask sets its list with set_forkserver_preload, which has no counterpart to add to it.
-    preloaded = multiprocessing.forkserver._forkserver._preload_modules  # type: ignore[attr-defined]
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001
+    preloaded = server._preload_modules  # noqa: SLF001
     if preimport.__name__ not in preloaded:
         context.set_forkserver_preload(
             [*preloaded, "gc_bootstrap.agent.workers", preimport.__name__]
@@ -113,7 +114,8 @@ def _start_forkserver() -> dict[str, str]:
 def stop_forkserver() -> None:
     """Kill the forkserver, wherever it is in its imports."""
     module = sys.modules.get("multiprocessing.forkserver")
-    pid = module._forkserver._forkserver_pid if module is not None else None
+    # Python has no public name for it.
+    pid = module._forkserver._forkserver_pid if module is not None else None  # noqa: SLF001
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

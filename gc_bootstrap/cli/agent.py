@@ -14,11 +14,14 @@ from typing import Any
 import click
 import dask.config
 from dask.utils import parse_timedelta
-from distributed.compatibility import asyncio_run
-from distributed.config import get_loop_factory
-from distributed.proctitle import enable_proctitle_on_children, enable_proctitle_on_current
 
 from gc_bootstrap.agent import warm
+from gc_bootstrap.agent._dask import (
+    asyncio_run,
+    enable_proctitle_on_children,
+    enable_proctitle_on_current,
+    get_loop_factory,
+)
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import click_parameters, worker_options
 from gc_bootstrap.agent.run import AgentOptions, run

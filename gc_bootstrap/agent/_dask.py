@@ -1,0 +1,227 @@
+"""The wall: every private or undocumented name of ``distributed`` that the agent's side uses.
+
+Documented is what Dask's own pages list: ``Worker``, ``Nanny`` and ``Server`` with those of their
+members that have a docstring, the plugins, ``rpc``, ``Security`` and the comms. All else may change
+with any version; it is used here and nowhere else. :data:`NEEDS` names it, and
+``tests/unit/test_private_dask.py`` holds it against the Dask that is installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import click
+from distributed import Nanny, Worker
+from distributed._signals import wait_for_signals
+from distributed.cli import dask_worker
+from distributed.comm.addressing import get_address_host_port, parse_host_port
+from distributed.compatibility import asyncio_run
+from distributed.config import get_loop_factory
+from distributed.core import Status
+from distributed.deploy.utils import nprocesses_nthreads
+from distributed.proctitle import enable_proctitle_on_children, enable_proctitle_on_current
+from distributed.protocol.pickle import dumps
+from distributed.utils import get_mp_context, import_term
+from distributed.versions import get_versions
+from distributed.worker import DEFAULT_STARTUP_INFORMATION
+
+__all__ = [
+    "NEEDS",
+    "STARTUP_INFORMATION",
+    "HookedNanny",
+    "Status",
+    "add_stream_handler",
+    "asyncio_run",
+    "close_worker",
+    "enable_proctitle_on_children",
+    "enable_proctitle_on_current",
+    "get_address_host_port",
+    "get_loop_factory",
+    "get_mp_context",
+    "get_versions",
+    "has_ended",
+    "import_term",
+    "let_connect",
+    "nprocesses_nthreads",
+    "parse_host_port",
+    "run_in_worker",
+    "running_keys",
+    "runs",
+    "send_by_stream",
+    "share_out_ports",
+    "wait_for_signals",
+    "worker_address",
+    "worker_parameters",
+]
+
+_NANNY, _PROCESS = "distributed:Nanny", "distributed.nanny:WorkerProcess"
+_WORKER, _CLI = "distributed:Worker", "distributed.cli.dask_worker"
+
+NEEDS = (
+    ("distributed._signals", "wait_for_signals", "2022.5.1", "an agent drains on SIGTERM"),
+    (_CLI, "main", "2.0.0", "an agent takes the options of dask worker"),
+    (_CLI, "_apportion_ports", "2022.4.1", "--worker-port and --nanny-port with ranges"),
+    ("distributed.comm.addressing", "get_address_host_port", "2.0.0", "--listen-address"),
+    ("distributed.comm.addressing", "parse_host_port", "2.0.0", "a bad scheduler is said at once"),
+    ("distributed.compatibility", "asyncio_run", "2023.7.1", "dask pool agent"),
+    ("distributed.config", "get_loop_factory", "2023.7.1", "dask pool agent with uvloop"),
+    ("distributed.core", "Status", "2.11.0", "whether a worker runs"),
+    ("distributed.deploy.utils", "nprocesses_nthreads", "2021.1.0", "--nworkers auto"),
+    ("distributed.proctitle", "enable_proctitle_on_children", "2.0.0", "names of processes"),
+    ("distributed.proctitle", "enable_proctitle_on_current", "2.0.0", "names of processes"),
+    ("distributed.protocol.pickle", "dumps", "2.0.0", "no traceback of a last heartbeat"),
+    ("distributed.utils", "get_mp_context", "2022.6.1", "workers that start within 0.1 s"),
+    ("distributed.utils", "import_term", "2.9.0", "--worker-class"),
+    ("distributed.versions", "get_versions", "2.0.0", "workers that start within 0.1 s"),
+    ("distributed.worker", "DEFAULT_STARTUP_INFORMATION", "2.3.0", "the tag on a worker"),
+    (_WORKER, "stream_handlers", "2.0.0", "a worker says which tasks it runs"),
+    (_WORKER, "batched_send", "2.0.0", "a worker says which tasks it runs"),
+    (_WORKER, "periodic_callbacks", "2.0.0", "no socket is left of a worker that ends at once"),
+    ("distributed.worker_state_machine:WorkerState", "executing", "2022.6.1", "the same"),
+    ("distributed.worker_state_machine:WorkerState", "long_running", "2022.6.1", "the same"),
+    ("distributed.core:ConnectionPool", "_connecting", "2.4.0", "no socket is left behind"),
+    (_NANNY, "_on_worker_exit", "2022.8.0", "a worker is restarted for its own scheduler only"),
+    (_NANNY, "process", "2.0.0", "whether a worker runs; no process is lost"),
+    (_NANNY, "close_gracefully", "2022.10.1", "an agent is idle soon after its worker has ended"),
+    (_PROCESS, "status", "2.11.0", "whether a worker runs"),
+    (_PROCESS, "running", "2.0.0", "a start that was cut short leaves no process"),
+    (_PROCESS, "worker_address", "2.0.0", "a worker that does not start is ended soon"),
+)
+"""Where, which name, since which version of ``distributed``, and what does not work without it."""
+
+STARTUP_INFORMATION: Mapping[str, Callable[[Worker], Any]] = DEFAULT_STARTUP_INFORMATION
+"""What every worker tells its scheduler when it registers."""
+
+CONNECT_POLL = 0.02
+
+
+# -- options -------------------------------------------------------------------------------------
+
+
+def worker_parameters() -> list[click.Parameter]:
+    """The parameters of ``dask worker``."""
+    return list(dask_worker.main.params)
+
+
+def share_out_ports(
+    worker_port: str | None, nanny_port: str | None, count: int, nanny: bool
+) -> Sequence[Mapping[str, Any]]:
+    """The ports of so many workers, out of ranges, as ``dask worker`` shares them out.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The ranges are none, or too small.
+    """
+    ports: list[dict[str, Any]]
+    ports = dask_worker._apportion_ports(worker_port, nanny_port, count, nanny)
+    return ports
+
+
+# -- workers -------------------------------------------------------------------------------------
+
+_ALIVE = (Status.running, Status.paused, Status.closing_gracefully)
+
+
+def has_ended(server: Nanny | Worker) -> bool:
+    """Whether a worker has ended for good."""
+    return server.status in (Status.closed, Status.failed)
+
+
+def runs(server: Nanny | Worker) -> bool:
+    """Whether a worker runs now; a nanny may be restarting one."""
+    if isinstance(server, Nanny):
+        return server.process is not None and server.process.status == Status.running
+    return server.status in _ALIVE
+
+
+def worker_address(server: Nanny | Worker) -> str | None:
+    """Of a worker, as its scheduler knows it."""
+    found = server.worker_address if isinstance(server, Nanny) else server.address
+    return None if found is None else str(found)
+
+
+async def let_connect(worker: Worker, timeout: float) -> None:
+    """Let the first heartbeat get its connection: cut off in the middle, Dask loses the socket."""
+    worker.periodic_callbacks["heartbeat"].stop()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            while any(worker.rpc._connecting.values()):
+                await asyncio.sleep(CONNECT_POLL)
+
+
+async def close_worker(worker: Worker, timeout: float, reason: str) -> None:
+    """Close a worker in this process; does not wait for the threads of its tasks."""
+    await worker.close(timeout=timeout, executor_wait=False, reason=reason)
+
+
+def add_stream_handler(worker: Worker, op: str, handler: Callable[..., None]) -> None:
+    """Have a worker take in a message that its scheduler sends by its stream."""
+    worker.stream_handlers[op] = handler
+
+
+def send_by_stream(worker: Worker, message: dict[str, Any]) -> None:
+    """Send a message in order with all else that a worker says about its tasks."""
+    worker.batched_send(message)
+
+
+def running_keys(worker: Worker) -> list[Any]:
+    """The tasks that a worker runs now, those that have seceded included."""
+    state = worker.state
+    return [ts.key for ts in (*state.executing, *state.long_running)]
+
+
+# -- nannies -------------------------------------------------------------------------------------
+
+
+class HookedNanny(Nanny):
+    """A nanny that says what becomes of its worker, and loses no process."""
+
+    async def worker_exited(self) -> None:
+        """Called when the process has ended by itself, before it may be started again."""
+
+    @property
+    def has_started(self) -> bool:
+        """Whether there is a worker that has registered."""
+        return self.process is not None and self.process.worker_address is not None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether neither the nanny nor its worker is closing."""
+        return self.status == Status.running
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the worker closes for good."""
+        return self.status in (Status.closing_gracefully, Status.closing, Status.closed)
+
+    async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
+        """End the process, also one whose start was cut short.
+
+        ``WorkerProcess.kill`` asserts that this cannot be, and the process would be lost.
+        """
+        worker = self.process
+        if worker is not None and worker.status == Status.starting and worker.running.is_set():
+            worker.status = Status.failed
+            while worker.process is not None and worker.process.pid is None:
+                await asyncio.sleep(0.01)  # its thread is starting it
+        await super().kill(timeout=timeout, reason=reason)
+
+    async def _on_worker_exit(self, exitcode: int) -> None:
+        if self.is_running:
+            await self.worker_exited()
+        await super()._on_worker_exit(exitcode)
+
+
+async def run_in_worker(nanny: Nanny, function: Callable[[], None]) -> None:
+    """Call a function in the worker's process.
+
+    Raises
+    ------
+    OSError
+        The worker cannot be asked.
+    """
+    await nanny.rpc(nanny.worker_address).run(function=dumps(function))
