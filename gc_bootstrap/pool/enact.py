@@ -1,14 +1,13 @@
 """Enacting plans: connects and disconnects that run at once, bounded, each with its deadline.
 
-The only place that makes a plan happen. What comes of each goes into the history, from which the
-next plan is made.
+The only place that makes a plan happen. What comes of each goes to the record, from which the next
+plan is made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -18,8 +17,8 @@ from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.dist import Dist
 from gc_bootstrap.errors import DistError, one_line
 from gc_bootstrap.peer import Outcome, Peer
-from gc_bootstrap.pool import plan as planning
-from gc_bootstrap.pool.plan import History, Hold, Plan
+from gc_bootstrap.pool.plan import Plan
+from gc_bootstrap.pool.record import Record
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +26,6 @@ DROP_MARGIN = 30.0
 """Seconds beyond ``drain.timeout`` for a dist to say what has become of a drop."""
 DROPS_AT_ONCE = 25
 """Drops to begin before the event loop gets a turn: 5 ms."""
-COUNTERS = (
-    "attaches",
-    "attach-failures",
-    "drops",
-    "drops-with-loss",
-    "drops-cancelled",
-    "drop-failures",
-)
-"""What :attr:`Enactor.counters` counts."""
-
 Ask = Callable[[Peer], Coroutine[Any, Any, Outcome]]
 
 
@@ -51,24 +40,17 @@ class Enactor:
         The pool's, for logs.
     options
         The pool's: concurrency, deadlines, backoff.
-    on_failure
-        Called with the time at which a peer that could not be connected, or let go, may be tried
-        again.
+    record
+        Takes in what comes of them.
     on_free
         Called when a peer has been dealt with that the last plan had something else in mind for.
     clock
         Monotonic seconds.
-    random
-        Uniform in [0, 1).
 
     Attributes
     ----------
-    history
-        What came of the connects and disconnects; the pool folds its observations into it.
     connecting, disconnecting
         What runs now, by peer.
-    counters
-        How often what has happened, for metrics.
     """
 
     def __init__(
@@ -76,23 +58,21 @@ class Enactor:
         dist: Dist,
         name: str,
         options: PoolOptions,
-        on_failure: Callable[[float], None],
+        record: Record,
         on_free: Callable[[], None],
         clock: Callable[[], float],
-        random: Callable[[], float],
     ) -> None:
-        self.history = History()
         self.connecting: dict[Peer, asyncio.Task[None]] = {}
         self.disconnecting: dict[Peer, asyncio.Task[None]] = {}
-        self.counters = dict.fromkeys(COUNTERS, 0)
         self._dist = dist
         self._name = name
         self._options = options
-        self._on_failure = on_failure
+        self._record = record
         self._on_free = on_free
         self._clock = clock
-        self._random = random
         self._waiting: deque[Peer] = deque()
+        self._retries: frozenset[Peer] = frozenset()
+        self._retrying: set[Peer] = set()
         self._awaited: frozenset[Peer] = frozenset()
         self._closed = False
 
@@ -104,6 +84,7 @@ class Enactor:
     async def enact(self, plan: Plan) -> None:
         """Begin what a plan proposes. What is left of the plan before is forgotten."""
         self._waiting = deque(plan.connect)
+        self._retries = plan.retries
         self._awaited = frozenset(plan.awaited)
         self._fill()
         for peer in plan.cancel:
@@ -165,73 +146,33 @@ class Enactor:
         """
         places = self._options.connect.concurrency
         for_retries = max(1, places // 2)
-        failed_before = self.history.attempts
-        retrying = sum(peer in failed_before for peer in self.connecting)
+        self._retrying &= self.connecting.keys()
         while self._waiting and len(self.connecting) < places:
             peer = self._waiting[0]
-            if peer in failed_before:
-                if retrying >= for_retries:
+            if peer in self._retries:
+                if len(self._retrying) >= for_retries:
                     return
-                retrying += 1
+                self._retrying.add(peer)
             self._waiting.popleft()
             self._run(self.connecting, peer, self._connect(peer), f"connect {peer}")
 
     async def _connect(self, peer: Peer) -> None:
         began = self._clock()
         outcome = await self._attempt(self._dist.connect, peer, self._options.connect.timeout)
-        before = self.history.attempts.get(peer)
-        now = self._clock()
-        self.history = planning.attempted(
-            self.history, peer, outcome, self._options.reconnect, now, self._random()
-        )
-        if outcome:
-            self.counters["attaches"] += 1
-            logger.info("Pool %s: attached %s in %.3f s", self._name, peer, now - began)
-            return
-        self.counters["attach-failures"] += 1
-        level = self._level(before, outcome)
-        self._failed(level, "attached", peer, self.history.attempts[peer], now)
+        self._record.connected(peer, outcome, began)
 
     async def _disconnect(self, peer: Peer) -> None:
         began = self._clock()
         logger.info("Pool %s: dropping %s", self._name, peer)
         limit = self._options.drain.timeout + DROP_MARGIN
         outcome = await self._attempt(self._dist.disconnect, peer, limit)
-        before = self.history.departures.get(peer)
-        now = self._clock()
-        self.history = planning.departed(
-            self.history, peer, outcome, self._options.reconnect, now, self._random()
-        )
-        if outcome:
-            self.counters["drops"] += 1
-            self.counters["drops-with-loss"] += bool(outcome.reason)
-            level = logging.WARNING if outcome.reason else logging.INFO
-            text = f": {outcome.reason}" if outcome.reason else ""
-            logger.log(
-                level, "Pool %s: dropped %s in %.3f s%s", self._name, peer, now - began, text
-            )
-            return
-        self.counters["drop-failures"] += 1
-        level = self._level(before, outcome)
-        self._failed(level, "dropped", peer, self.history.departures[peer], now)
+        self._record.disconnected(peer, outcome, began)
 
     def _cancel(self, peer: Peer) -> None:
         task = self.disconnecting.get(peer)
         if task is not None and not task.cancelling():
-            self.counters["drops-cancelled"] += 1
-            logger.info("Pool %s: the drop of %s is cancelled", self._name, peer)
+            self._record.cancelled(peer)
             task.cancel()
-
-    def _level(self, before: Hold | None, outcome: Outcome) -> int:
-        """How loud to log a failure: once, and what is normal not as trouble."""
-        if before is not None and before.reason == outcome.reason:
-            return logging.DEBUG
-        return logging.INFO if outcome.expected else logging.WARNING
-
-    def _failed(self, level: int, what: str, peer: Peer, hold: Hold, now: float) -> None:
-        retry = "" if hold.until == math.inf else f"; next try in {hold.until - now:.1f} s"
-        logger.log(level, "Pool %s: %s not %s: %s%s", self._name, peer, what, hold.reason, retry)
-        self._on_failure(hold.until)
 
     async def _attempt(self, ask: Ask, peer: Peer, timeout: float) -> Outcome:
         """Ask the dist, within a deadline; whatever goes wrong becomes a refusal with a reason."""

@@ -20,6 +20,7 @@ from gc_bootstrap.peer import Peer, Snapshot
 from gc_bootstrap.pool import plan as planning
 from gc_bootstrap.pool.enact import Enactor
 from gc_bootstrap.pool.plan import Plan
+from gc_bootstrap.pool.record import Record
 from gc_bootstrap.pool.status import PoolStatus
 
 logger = logging.getLogger(__name__)
@@ -76,14 +77,12 @@ class Pool:
         self.dist = dist
         self.paused = False
         self._clock = clock
-        self._enactor = Enactor(
-            dist, name, self.options, self._on_failure, self.hint, clock, random
-        )
+        self._record = Record(name, self.options, self._on_failure, clock, random)
+        self._enactor = Enactor(dist, name, self.options, self._record, self.hint, clock)
         self._snapshot: Snapshot | None = None
         self._plan = Plan()
         self._errors: dict[str, str] = {}
         self._refreshes = 0
-        self._panics = 0
         self._refreshing = asyncio.Lock()
         self._nudge = asyncio.Event()
         self._hinted = False
@@ -194,15 +193,18 @@ class Pool:
             members = await self._members()
             # Thousands of peers cost milliseconds at each step; the loop gets a turn in between.
             await asyncio.sleep(0)
-            now = self._clock()
-            history = planning.observe(self._enactor.history, snapshot, members, now)
-            self._enactor.history = history
+            self._record.looked(snapshot, members)
             await asyncio.sleep(0)
-            history = self._enactor.history
-            busy |= self._enactor.busy
-            disconnecting = self._enactor.disconnecting.keys()
-            plan = planning.plan(snapshot, members, history, self.options, now, busy, disconnecting)
-            self._say_warning(plan.warning)
+            plan = planning.plan(
+                snapshot,
+                members,
+                self._record.history,
+                self.options,
+                self._clock(),
+                busy | self._enactor.busy,
+                self._enactor.disconnecting.keys(),
+            )
+            self._record.warned(self._plan.warning, plan.warning)
             self._plan = plan
             self._refreshes += 1
             await asyncio.sleep(0)
@@ -233,7 +235,7 @@ class Pool:
         members = await self._members()
         now = self._clock()
         # From the plan, except for what has been learnt since.
-        history = self._enactor.history
+        history = self._record.history
         held = {**self._plan.held, **history.departures, **history.attempts}
         connecting, disconnecting = self._enactor.connecting, self._enactor.disconnecting
         peers = self._snapshot.peers if self._snapshot is not None else frozenset()
@@ -252,7 +254,7 @@ class Pool:
             connecting=tuple(sorted(connecting)),
             disconnecting=tuple(sorted(disconnecting)),
             progress={peer: self.dist.progress(peer) for peer in sorted(disconnecting)},
-            counters={**self._enactor.counters, "panics": self._panics},
+            counters=dict(self._record.counters),
             held={
                 peer: hold.describe(now)
                 for peer, hold in sorted(held.items())
@@ -293,7 +295,7 @@ class Pool:
     def _next_hold(self) -> float:
         """When the first hold ends by itself; a hold that is over is waiting for a free place."""
         now = self._clock()
-        history = self._enactor.history
+        history = self._record.history
         holds = [
             *self._plan.held.values(),
             *history.attempts.values(),
@@ -357,15 +359,6 @@ class Pool:
             raise DistError(f"no list of members within {LOOK_TIMEOUT:g} s") from None
         self._errors.pop("members", None)
         return members
-
-    def _say_warning(self, warning: str) -> None:
-        before = self._plan.warning
-        if warning and not before:
-            self._panics += 1
-        if warning and warning != before:
-            logger.warning("Pool %s: %s", self.name, warning)
-        elif before and not warning:
-            logger.info("Pool %s: over: %s", self.name, before)
 
     def _say_error(self, source: str, error: str, bug: Exception | None = None) -> None:
         """Remember an error; log it when it is a new one, with a traceback if it is a bug."""

@@ -87,6 +87,8 @@ class Plan:
     ----------
     connect
         Peers to connect, those that never failed first.
+    retries
+        Of those, the ones that were tried before.
     disconnect
         Members to let go.
     cancel
@@ -101,6 +103,7 @@ class Plan:
     """
 
     connect: tuple[Peer, ...] = ()
+    retries: frozenset[Peer] = frozenset()
     disconnect: tuple[Peer, ...] = ()
     cancel: tuple[Peer, ...] = ()
     awaited: tuple[Peer, ...] = ()
@@ -286,6 +289,7 @@ def plan(
     awaited = back | (snapshot.leaving & busy - disconnecting)
     return Plan(
         connect=(*fresh, *retries),
+        retries=frozenset(retries),
         disconnect=tuple(disconnect),
         cancel=tuple(back),
         awaited=tuple(awaited),

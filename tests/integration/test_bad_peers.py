@@ -199,7 +199,7 @@ async def test_bad_peers_are_logged_once_each_and_delay_nobody(
                 assert silent in status.connecting
                 assert "is no gc_bootstrap agent" in status.held[garbage]
                 await until(
-                    lambda: pool._enactor.history.attempts[dead].failures >= 2,
+                    lambda: pool._record.history.attempts[dead].failures >= 2,
                     "the dead one is tried again",
                 )
         for peer in (garbage, dead):

@@ -49,7 +49,7 @@ async def test_half_of_the_places_are_kept_for_peers_that_never_failed() -> None
     options = replace(QUICK, connect=ConnectOptions(timeout=60.0, concurrency=4))
     discovery = ManualDiscovery(MANY)
     async with Pool(discovery, dist, options=options) as pool:
-        await eventually(lambda: pool._enactor.history.attempts.keys() == set(MANY))
+        await eventually(lambda: pool._record.history.attempts.keys() == set(MANY))
         dist.behaviour = dict.fromkeys(MANY, HANGS)
         await eventually(lambda: len(pool._enactor.connecting) == 2)
         discovery.set([*MANY, A])
