@@ -8,12 +8,14 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import dask.config
 import psutil
 import pytest
 from blockbuster import blockbuster_ctx
+from pytest_asyncio import is_async_test
 
 SETTLE = 5.0
 """Seconds that what a test has closed may take to be gone: processes have to be reaped."""
@@ -41,10 +43,22 @@ def _threads() -> set[str]:
     }
 
 
+def _children() -> Iterator[int]:
+    """This process' children and theirs; psutil would go through every process of the machine."""
+    waiting = [os.getpid()]
+    while waiting:
+        for listed in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            with suppress(OSError):
+                children = [int(pid) for pid in listed.read_text().split()]
+                waiting += children
+                yield from children
+
+
 def _processes() -> set[str]:
     found = set()
-    for child in psutil.Process().children(recursive=True):
+    for pid in _children():
         try:
+            child = psutil.Process(pid)
             command = " ".join(child.cmdline())
             if child.status() == psutil.STATUS_ZOMBIE:
                 continue
@@ -103,8 +117,8 @@ def nothing_left(
     assert not left, "left behind: " + "; ".join(sorted(left))
 
 
-@pytest.fixture(autouse=True)
-def nothing_blocks_the_loop(nothing_left: None) -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="session")
+def nothing_blocks_the_loop() -> Iterator[None]:
     """Fail where what runs in a scheduler blocks its event loop.
 
     Not the agent: blocking calls of Dask's own that it leads to (a Worker makes its folders) would
@@ -115,8 +129,15 @@ def nothing_blocks_the_loop(nothing_left: None) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-async def no_task_left(nothing_left: None) -> AsyncIterator[None]:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that have an event loop, and only them, a fixture that needs one."""
+    for item in items:
+        if isinstance(item, pytest.Function) and is_async_test(item):
+            item.fixturenames.insert(item.fixturenames.index("nothing_left") + 1, "no_task_left")
+
+
+@pytest.fixture
+async def no_task_left() -> AsyncIterator[None]:
     """Fail the test if a task that it started is still pending."""
     before = asyncio.all_tasks()
     yield

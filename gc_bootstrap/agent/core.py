@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dask.utils import parse_timedelta
 
 from gc_bootstrap.agent.lease import Lease
+from gc_bootstrap.agent.link import Link
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.state import Event, Life
 from gc_bootstrap.wire import versions
@@ -187,6 +188,7 @@ class Agent:
             request,
             self.options,
             self.life,
+            Link(request.scheduler, request.scheduler_id, self.options.security),
             deadline=deadline,
             silence=self.lease_timeout,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 from gc_bootstrap.agent.link import Link
 from gc_bootstrap.agent.options import WorkerOptions
@@ -19,8 +18,6 @@ logger = logging.getLogger(__name__)
 PATIENCE = 0.5
 """Seconds that workers may take to start before the agent looks whether the scheduler is there."""
 
-MakeLink = Callable[[AttachRequest], Link]
-
 
 class Lease:
     """Owns the workers for one scheduler from first to last; begins at once.
@@ -33,12 +30,12 @@ class Lease:
         The workers to start.
     life
         Of the agent; told of all that happens.
+    link
+        The way to the scheduler; closed in the end.
     deadline
         When the workers have to run, on the event loop's clock.
     silence
         Seconds that the scheduler may give no sign of life before the lease ends.
-    make_link
-        Makes the way to the scheduler; default: one over the network.
 
     Attributes
     ----------
@@ -53,21 +50,19 @@ class Lease:
         request: AttachRequest,
         options: WorkerOptions,
         life: Life,
+        link: Link,
         *,
         deadline: float,
         silence: float,
-        make_link: MakeLink | None = None,
     ) -> None:
         self.request = request
         self._life = life
         self._deadline = deadline
+        self._limit = max(0.0, deadline - asyncio.get_running_loop().time())
         self._silence = silence
-        if make_link is not None:
-            self._link = make_link(request)
-        else:
-            self._link = Link(request.scheduler, request.scheduler_id, options.security)
+        self._link = link
         tag = Tag(request.scheduler_id, request.peer, request.pool)
-        self.group = WorkerGroup(options, self._link, tag, life)
+        self.group = WorkerGroup(options, link, tag, life)
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Retrieved here, so that a start nobody waits for any more is not reported as unseen.
         self.started.add_done_callback(lambda f: f.cancelled() or f.exception())
@@ -162,8 +157,7 @@ class Lease:
         self._link.check_address()
         if self._life.workers_end:
             raise WireError(503, "the attach was cut short")
-        limit = max(0.0, self._deadline - asyncio.get_running_loop().time())
-        starting = self._starting = asyncio.create_task(self.group.start(limit))
+        starting = self._starting = asyncio.create_task(self.group.start(self._limit))
         checking = asyncio.create_task(self._check_later())
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -172,7 +166,7 @@ class Lease:
                     checking.result()
                 await asyncio.wait([starting])
         except TimeoutError:
-            reason = f"no worker has registered within {limit:.3g} s"
+            reason = f"no worker has registered within {self._limit:.3g} s"
             late = WireError(500, f"a worker does not start: {reason}")
             # At once: ending what has been started takes longer than the scheduler waits.
             self.started.set_exception(late)

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 DIAL_TIMEOUT = 5.0
 """Seconds to connect."""
+CONNECT_PATIENCE = 0.5
+"""Seconds that a connection may take that nobody waits for any more."""
 LOOKS = 5
 """How often a scheduler is asked for a sign of life within the time that it may be silent."""
 ANSWER_MARGIN = 2.0
@@ -155,7 +157,16 @@ class Link:
                 return
 
     async def _who_is_there(self) -> str:
-        identity = await self._rpc.identity(n_workers=0)
+        asking = asyncio.ensure_future(self._rpc.identity(n_workers=0))
+        asking.add_done_callback(lambda a: a.cancelled() or a.exception())  # it has been seen
+        try:
+            identity = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # Cut off while it connects, Dask loses the socket.
+            await asyncio.wait([asking], timeout=CONNECT_PATIENCE)
+            raise
+        finally:
+            asking.cancel()
         return str(identity["id"])
 
     def _unreachable(self, exc: Exception) -> WireError:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from dask.typing import Key
-from distributed import Scheduler, wait
+from distributed import wait
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.scheduler import TaskStateState
 
@@ -19,7 +19,7 @@ from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.run import AgentOptions, AgentServer
 from gc_bootstrap.peer import Outcome
 from gc_bootstrap.wire.messages import AttachRequest
-from tests.integration.clusters import Cluster, DistFactory, Form, Ledger, results
+from tests.integration.clusters import Cluster, Form, Ledger, results
 from tests.integration.harness import agent_here, free_port, options_of, until
 
 
@@ -118,35 +118,3 @@ async def test_an_agent_ends_also_in_the_turn_in_which_its_workers_have_started(
         assert agent.agent._lease is None
         gone = lambda: list(cluster.scheduler.workers) == [cluster.address(0)]  # noqa: E731
         await until(gone, "the scheduler has forgotten its worker")
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [{}, {"id": None}, "nonsense", ValueError("a bug"), KeyError("another")],
-    ids=["nothing", "none", "text", "ValueError", "KeyError"],
-)
-async def test_a_scheduler_that_answers_nonsense_gives_no_sign_of_life(
-    scheduler: Scheduler,
-    dists: DistFactory,
-    caplog: pytest.LogCaptureFixture,
-    answer: object,
-) -> None:
-    async def nonsense(**keywords: object) -> object:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    options = AgentOptions(options_of("--no-nanny"), Listen.parse("127.0.0.1:0"), lease_timeout=1.0)
-    async with AgentServer(options) as agent:
-        dist = await dists()
-        assert await dist.connect(agent.peer)
-        identity = scheduler.handlers["identity"]
-        scheduler.handlers["identity"] = nonsense
-        await asyncio.sleep(0.4)
-        # Once or twice is no reason to end the lease, nor to look no more.
-        scheduler.handlers["identity"] = identity
-        await asyncio.sleep(0.8)
-        assert agent.agent.state == "attached"
-        scheduler.handlers["identity"] = nonsense
-        await until(lambda: agent.agent.state == "idle", "the lease has ended")
-    assert "has given no sign of life for 1 s: its lease ends" in caplog.text
