@@ -17,6 +17,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 from pytest_asyncio import is_async_test
 
+from tests.zygote import zygote
+
 SETTLE = 5.0
 """Seconds that what a test has closed may take to be gone: processes have to be reaped."""
 
@@ -51,7 +53,12 @@ def _children() -> Iterator[int]:
             with suppress(OSError):
                 children = [int(pid) for pid in listed.read_text().split()]
                 waiting += children
-                yield from children
+                yield from (pid for pid in children if pid != _zygote())
+
+
+def _zygote() -> int:
+    """The process that lasts as long as the tests do, and whose children do not."""
+    return zygote().pid if zygote.cache_info().currsize else 0
 
 
 def _processes() -> set[str]:

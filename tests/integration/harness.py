@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import random
+import signal
 import socket
-import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -27,8 +28,10 @@ from gc_bootstrap.peer import Peer
 from gc_bootstrap.wire import tokens
 from gc_bootstrap.wire.cookie import Cookie
 from gc_bootstrap.wire.names import STATUS_HANDLER
+from tests.zygote import is_plain, zygote
 
 DEADLINE = 45.0
+PORT_SHARES = 8
 _RANDOM = random.SystemRandom()  # hypothesis seeds the usual one
 _GIVEN: set[int] = set()
 SECRET = "correct horse battery staple"
@@ -54,9 +57,12 @@ def free_port() -> int:
     """A port that nobody listens on now, and that is given to nobody else.
 
     Below Linux' ephemeral ports (32768 and up): one of those may be somebody's a moment later.
+    Test processes that run beside one another (pytest-xdist) have a share of them each.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PORT_SHARES
+    share = (32000 - 20000) // PORT_SHARES
     while True:
-        port = _RANDOM.randrange(20000, 32000)
+        port = 20000 + worker * share + _RANDOM.randrange(share)
         if port in _GIVEN:
             continue
         with socket.socket() as sock, suppress(OSError):
@@ -137,6 +143,16 @@ async def request(
         return response.status, json.loads(text) if is_json and text else text.decode()
 
 
+class ForkedGroup(ProcessGroup):
+    """The same, forked by the zygote."""
+
+    async def start(self) -> None:
+        """Start it."""
+        self._process = zygote().start(  # type: ignore[assignment]
+            self.arguments, self._environ, self.log, self.log
+        )
+
+
 class Processes:
     """Agents and schedulers as processes, all of them ended with the context."""
 
@@ -157,7 +173,8 @@ class Processes:
         """Start `dask ARGUMENTS`."""
         self._count += 1
         log = self.folder / f"{arguments[-1].replace('/', '_')[-20:]}-{self._count}.log"
-        group = ProcessGroup(arguments, log, {**os.environ, **(environ or {})})
+        kind = ForkedGroup if is_plain(environ or {}) else ProcessGroup
+        group = kind(arguments, log, {**os.environ, **(environ or {})})
         self._stack.push_async_callback(group.stop)
         await group.start()
         return group
@@ -249,22 +266,20 @@ async def run_cli(
     *arguments: str, environ: Mapping[str, str] | None = None, deadline: float = DEADLINE
 ) -> tuple[int, str, str]:
     """Run `dask ARGUMENTS` to its end: exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "dask",
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **(environ or {})},
-    )
-    try:
-        async with asyncio.timeout(deadline):
-            out, err = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    environ = {"NO_COLOR": "1", "COLUMNS": "200", **(environ or {})}
+    assert is_plain(environ)
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = zygote().start(arguments, {**os.environ, **environ}, out, err)
+        try:
+            async with asyncio.timeout(deadline):
+                code = await process.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        return code, _text(out), _text(err)
+
+
+def _text(path: Path) -> str:
+    return path.read_text()

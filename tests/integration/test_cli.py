@@ -172,7 +172,7 @@ async def test_the_demo_tells_what_happens_and_leaves_no_process() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_an_interrupted_demo_leaves_no_process(number: signal.Signals, times: int) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "dask", "pool", "demo"),
+        *(sys.executable, "-m", "dask", "pool", "demo", "--agents", "1"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
@@ -181,7 +181,7 @@ async def test_an_interrupted_demo_leaves_no_process(number: signal.Signals, tim
     while b"Scheduler 1 is up" not in await asyncio.wait_for(process.stdout.readline(), 60):
         pass
     started = psutil.Process(process.pid).children(recursive=True)
-    assert len(started) >= 4
+    assert len(started) >= 2, "an agent and a scheduler"
     for _ in range(times):
         with suppress(ProcessLookupError):  # it may be that quick
             os.kill(process.pid, number)  # send_signal may reap it, and its exit code is lost
