@@ -12,27 +12,49 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from gc_bootstrap.config import ConnectOptions as ConnectOptions
+    from gc_bootstrap.config import DrainOptions as DrainOptions
+    from gc_bootstrap.config import PoolOptions as PoolOptions
+    from gc_bootstrap.config import ReconnectOptions as ReconnectOptions
+    from gc_bootstrap.config import RemovalOptions as RemovalOptions
     from gc_bootstrap.discovery import Discovery as Discovery
     from gc_bootstrap.dist import Dist as Dist
+    from gc_bootstrap.dist import Owner as Owner
     from gc_bootstrap.errors import ConfigError as ConfigError
     from gc_bootstrap.errors import DiscoveryError as DiscoveryError
     from gc_bootstrap.errors import DistError as DistError
+    from gc_bootstrap.errors import GcBootstrapError as GcBootstrapError
+    from gc_bootstrap.errors import PeerError as PeerError
     from gc_bootstrap.peer import Outcome as Outcome
     from gc_bootstrap.peer import Peer as Peer
     from gc_bootstrap.peer import Snapshot as Snapshot
+    from gc_bootstrap.pool import Hold as Hold
+    from gc_bootstrap.pool import Plan as Plan
     from gc_bootstrap.pool import Pool as Pool
+    from gc_bootstrap.pool import PoolStatus as PoolStatus
     from gc_bootstrap.scheduler.plugin import BootstrapPlugin as BootstrapPlugin
 
 _HOME = {
     "BootstrapPlugin": "scheduler.plugin",
     "ConfigError": "errors",
+    "ConnectOptions": "config",
     "Discovery": "discovery",
     "DiscoveryError": "errors",
     "Dist": "dist",
     "DistError": "errors",
+    "DrainOptions": "config",
+    "GcBootstrapError": "errors",
+    "Hold": "pool",
     "Outcome": "peer",
+    "Owner": "dist",
     "Peer": "peer",
+    "PeerError": "errors",
+    "Plan": "pool",
     "Pool": "pool",
+    "PoolOptions": "config",
+    "PoolStatus": "pool",
+    "ReconnectOptions": "config",
+    "RemovalOptions": "config",
     "Snapshot": "peer",
 }
 
@@ -43,3 +65,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,6 +6,7 @@ here: anything of Dask's; a pool also runs outside of any scheduler.
 """
 
 from gc_bootstrap.pool.loop import Pool
+from gc_bootstrap.pool.plan import Hold, Plan
 from gc_bootstrap.pool.status import PoolStatus
 
-__all__ = ["Pool", "PoolStatus"]
+__all__ = ["Hold", "Plan", "Pool", "PoolStatus"]

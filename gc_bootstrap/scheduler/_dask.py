@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distributed.active_memory_manager import ActiveMemoryManagerExtension, RetireWorker
-from distributed.core import Status
+from distributed.core import Status as Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ NEEDS = (
     (_MANAGER, "running", "2021.11.2", "drains use the memory manager that is there"),
     (_MANAGER, "policies", "2022.1.0", "drains end their part in moving data"),
     (_MANAGER, "pending", "2022.1.0", "drains that run together ask once for the same data"),
+    ("distributed.core", "Status", "2.11.0", "drains take a worker off work"),
     ("distributed.core:Status", "dont_reply", "2.23.0", "a scheduler that closes ends drains"),
 )
 """Where, which name, since which version of ``distributed``, and what does not work without it."""

@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 from distributed.active_memory_manager import ActiveMemoryManagerExtension
-from distributed.core import Status
 
 from gc_bootstrap.scheduler import _dask
+from gc_bootstrap.scheduler._dask import Status
 from gc_bootstrap.scheduler.move import ASK_AGAIN, MoveAway, is_safe
 from gc_bootstrap.wire.names import REPORT_REQUEST
 from gc_bootstrap.wire.tag import Tag

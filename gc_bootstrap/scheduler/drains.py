@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import _dask
+from gc_bootstrap.scheduler._dask import Status
 from gc_bootstrap.scheduler.drain import Drain, Loss, cancel_and_wait
 from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.wire.names import DRAIN_HANDLER, REPORT_ANSWER

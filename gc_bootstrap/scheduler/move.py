@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from distributed.active_memory_manager import ActiveMemoryManagerPolicy, Suggestion
-from distributed.core import Status
 
 from gc_bootstrap.scheduler import _dask
+from gc_bootstrap.scheduler._dask import Status
 
 if TYPE_CHECKING:
     from distributed.active_memory_manager import SuggestionGenerator

@@ -37,9 +37,19 @@ class BootstrapPlugin(SchedulerPlugin):
         :class:`Discovery` or an async function that returns peers. Default: the scheduler's
         configuration.
     **options
-        Any key of the ``gc-bootstrap`` configuration, over what the scheduler's configuration
-        says: ``refresh_interval="1s"``, ``cookie_file=…``, ``pools={…}``. Files are read by the
-        scheduler.
+        The other keys of the ``gc-bootstrap`` configuration, over what the scheduler's says;
+        ``gc_bootstrap.yaml`` explains each, and None is as good as not given:
+
+        - dist : str or dict, how agents are attached
+        - refresh_interval : str or number of seconds, how often to look
+        - connect : dict of timeout, concurrency
+        - reconnect : dict of initial, factor, max, jitter
+        - removal : dict of policy, after, grace, panic_threshold
+        - drain : dict of timeout
+        - cookie_file : str, a file that the scheduler reads
+        - scheduler_address : str, what agents are told to dial
+        - versions : "refuse", "warn" or "ignore"
+        - pools : dict of further pools by name, each with the keys above
 
     Raises
     ------
