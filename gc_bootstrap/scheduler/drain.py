@@ -116,6 +116,8 @@ class Drain:
     ----------
     task
         Its result is the :class:`Loss`. Whoever made the drain cancels it and waits for it.
+    looks
+        How often it has looked at what is left to do.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Drain:
         self._kicked_at: float | None = None
         self._kicked_with = 0
         self._running: frozenset[Any] | None = None
+        self.looks = 0
         self._restarted = 0
         self._said = ""
         # Not in the task: of many drains that begin together, none may move data to another.
@@ -221,6 +224,7 @@ class Drain:
                 self._move()
                 if not self._ws.processing and self._everything_is_safe():
                     return
+            self.looks += 1
             await asyncio.sleep(max(0.0, min(self._pace(), self._left)))
 
     async def _hand_back(self, late: bool) -> None:

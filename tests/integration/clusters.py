@@ -20,7 +20,9 @@ from gc_bootstrap.config import DrainOptions, PoolOptions
 from gc_bootstrap.dist import Owner
 from gc_bootstrap.peer import Outcome
 from gc_bootstrap.scheduler.dask import DaskDist
-from tests.integration.harness import agent_here, until
+from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.wire.names import REPORT_ANSWER, REPORT_REQUEST
+from tests.integration.harness import DEADLINE, agent_here, until
 
 SOON = PoolOptions(drain=DrainOptions(timeout=1.0))
 
@@ -142,6 +144,35 @@ async def draining(cluster: Cluster, number: int) -> asyncio.Task[Outcome]:
     worker = cluster.worker(number)
     await until(lambda: worker.status == Status.closing_gracefully, "the worker drains")
     return drop
+
+
+async def looks_on(cluster: Cluster, number: int, times: int = 3) -> None:
+    """Wait until the drain of a worker has begun, and has looked some more times, or is over."""
+    drains = Drainer.of(cluster.scheduler)._drains
+    address = cluster.address(number)
+    await until(lambda: address in drains, "the drain has begun")
+    drain = drains[address]
+    enough = drain.looks + times
+    await until(lambda: drain.looks >= enough or drain.ending, "the drain goes on")
+
+
+async def in_order(cluster: Cluster, number: int) -> None:
+    """Wait until a worker has taken in all that its scheduler has sent it so far."""
+    handlers = cluster.scheduler.stream_handlers
+    before, answered = handlers[REPORT_ANSWER], asyncio.Event()
+
+    def answer(worker: str, report: str, keys: Any) -> None:
+        if report == "in order":
+            answered.set()
+        else:
+            before(worker, report, keys)
+
+    handlers[REPORT_ANSWER] = answer
+    message = {"op": REPORT_REQUEST, "report": "in order"}
+    cluster.scheduler.worker_send(cluster.address(number), message)
+    async with asyncio.timeout(DEADLINE):
+        await answered.wait()
+    handlers[REPORT_ANSWER] = before
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:

@@ -16,6 +16,7 @@ from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.dist import Dist, Owner
 from gc_bootstrap.errors import ConfigError, DistError
 from gc_bootstrap.peer import Outcome, Peer
+from gc_bootstrap.scheduler import signing
 from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.testing import DistContract
 from tests.integration.clusters import DistFactory
@@ -246,12 +247,12 @@ async def test_a_worker_that_does_not_start_is_said_with_the_reason(dists: DistF
 
 
 async def test_an_agent_that_was_restarted_on_its_port_is_attached_at_once(
-    dists: DistFactory,
+    dists: DistFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dist = await dists()
     async with agent_here() as first:
         assert await dist.connect(first.peer)
         await dist.disconnect(first.peer)
-    await asyncio.sleep(0.15)  # its cookie is remembered, and is not fresh any more
+    monkeypatch.setattr(signing, "FRESH", -1.0)  # its cookie is remembered, and is not fresh
     async with agent_here(listen=str(first.peer)) as second:
         assert await dist.connect(second.peer)

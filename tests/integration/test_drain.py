@@ -15,7 +15,17 @@ from distributed.worker_state_machine import PauseEvent, UnpauseEvent
 from gc_bootstrap.peer import Outcome
 from gc_bootstrap.scheduler.move import MoveAway
 from gc_bootstrap.wire.names import DRAIN_HANDLER
-from tests.integration.clusters import SOON, Form, Ledger, idle, results, run, run_held
+from tests.integration.clusters import (
+    SOON,
+    Form,
+    Ledger,
+    idle,
+    in_order,
+    looks_on,
+    results,
+    run,
+    run_held,
+)
 from tests.integration.harness import agent_here, until
 
 
@@ -35,7 +45,7 @@ async def test_a_running_task_finishes(form: Form, ledger: Ledger) -> None:
     future = cluster.client.submit(run_held, 1, workers=[cluster.address(0)], pure=False)
     await until(lambda: ledger.entered.acquire(blocking=False), "the task runs")
     drop = asyncio.create_task(cluster.drop(0))
-    await asyncio.sleep(0.2)
+    await looks_on(cluster, 0)
     assert not drop.done()
     progress = cluster.dist.progress(cluster.agents[0].peer)
     assert progress.startswith("draining: 1 tasks, 0 results (0 B) are there, ")
@@ -107,7 +117,7 @@ async def test_a_worker_that_comes_in_time_takes_the_data_of_the_last_one(
     cluster = await form(1)
     futures = await results(cluster, 5)
     drop = asyncio.create_task(cluster.drop(0))
-    await asyncio.sleep(0.1)
+    await looks_on(cluster, 0)
     await form.add(cluster)
     assert await drop == Outcome.DONE
     assert await cluster.client.gather(futures) == list(range(5))
@@ -193,7 +203,7 @@ async def test_drained_again_at_once_and_cancelled_again_it_still_works(
         drop.cancel()
         await asyncio.gather(drop, return_exceptions=True)
     ws = cluster.scheduler.workers[worker.address]
-    await asyncio.sleep(0.1)
+    await in_order(cluster, 0)
     await until(lambda: (ws.status, worker.status) == (Status.running,) * 2, "both say it runs")
     assert len(await results(cluster, 3, workers=[worker.address])) == 3
     assert await cluster.client.gather(futures) == list(range(10))
@@ -230,7 +240,7 @@ async def test_sigterm_waits_for_running_tasks_and_moves_data(form: Form, ledger
     held = cluster.client.submit(run_held, "held", workers=[cluster.address(0)], pure=False)
     await until(lambda: ledger.entered.acquire(blocking=False), "the task runs")
     drain = asyncio.create_task(cluster.agents[0].drain())
-    await asyncio.sleep(0.2)
+    await looks_on(cluster, 0)
     assert not drain.done()
     assert cluster.agents[0].agent.state == "draining"
     ledger.open.set()
@@ -266,7 +276,7 @@ async def test_a_worker_that_dies_while_it_drains_is_done(form: Form, ledger: Le
     )
     await until(lambda: ledger.entered.acquire(blocking=False), "the task runs")
     drop = asyncio.create_task(cluster.drop(0))
-    await asyncio.sleep(0.1)
+    await looks_on(cluster, 0)
     await cluster.scheduler.remove_worker(cluster.address(0), stimulus_id="test", close=False)
     ledger.open.set()
     assert await drop == Outcome.DONE
@@ -303,7 +313,7 @@ async def test_a_paused_worker_is_paused_again_after_a_cancelled_drain(
     await asyncio.sleep(0)
     drop.cancel()
     await asyncio.gather(drop, return_exceptions=True)
-    await asyncio.sleep(0.1)
+    await in_order(cluster, 0)
     await until(lambda: (ws.status, worker.status) == (Status.paused,) * 2, "both say it is paused")
     assert await cluster.client.gather(futures) == [0, 1, 2]
 
@@ -330,7 +340,7 @@ async def test_a_drain_while_the_worker_registers_drains_it(
         await until(lambda: ledger.entered.acquire(blocking=False), "both tasks run")
     assert agent.agent.state == "attaching"
     drain = asyncio.create_task(agent.drain())
-    await asyncio.sleep(0.1)
+    await until(lambda: agent.agent.life.leaves, "the agent drains")
     answer.set()
     ledger.open.set()
     await asyncio.gather(drain, attaching, return_exceptions=True)

@@ -16,6 +16,7 @@ from tests.integration.clusters import (
     SOON,
     Form,
     Ledger,
+    in_order,
     results,
     takes_again,
     takes_nothing,
@@ -80,7 +81,7 @@ async def test_drains_that_run_together_ask_for_each_replica_once(
     for _ in range(3):
         # As for each drain that begins to move data after these, and every 2 s.
         cluster.scheduler.extensions["amm"].run_once()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
     for number in (3, 4):
         takes_again(cluster.worker(number))
     assert await asyncio.gather(*drops) == [Outcome.DONE] * 3
@@ -115,6 +116,7 @@ async def test_data_moves_where_the_active_memory_manager_is_off(
     assert sum(ledger.runs.values()) == 25
     # What the manager would do besides is not done: it was switched off.
     assert not await cluster.client.amm.running()
-    await asyncio.sleep(0.1)
+    for number in (2, 3):
+        await in_order(cluster, number)
     holders = [cluster.scheduler.tasks[future.key].who_has or () for future in twice]
     assert set(map(len, holders)) == {2}

@@ -22,6 +22,8 @@ from tests.integration.clusters import (
     Ledger,
     cancelled,
     draining,
+    in_order,
+    looks_on,
     results,
     running,
     takes_again,
@@ -100,7 +102,7 @@ async def test_the_drain_of_an_agent_outlives_the_plugin_and_loses_nothing(
     else:
         await client.unregister_scheduler_plugin(BootstrapPlugin.name)
     await until(lambda: before._closed, "the first plugin is closed")
-    await asyncio.sleep(0.1)
+    await looks_on(cluster, 0)
     assert not drain.done()
     assert worker.status == Status.closing_gracefully
     ledger.open.set()
@@ -153,10 +155,10 @@ async def test_a_cancelled_drain_leaves_the_retirement_by_somebody_else_alone(
     gone = cluster.address(0)
     retirement = await retire(cluster, 0)
     drop = await draining(cluster, 0)
-    await asyncio.sleep(0.1)
+    await looks_on(cluster, 0)
     await cancelled(drop)
     assert retiring(cluster)
-    await asyncio.sleep(0.1)
+    await in_order(cluster, 0)
     assert not retirement.done()
     assert cluster.state(0).status == Status.closing_gracefully
     takes_again(cluster.worker(1))
@@ -184,7 +186,7 @@ async def test_a_worker_whose_retirement_was_given_up_works_after_a_cancelled_dr
     await until(lambda: other.status == Status.paused, "the scheduler knows")
     cluster.scheduler.extensions["amm"].run_once()
     assert await retirement == {}
-    await asyncio.sleep(0.2)
+    await looks_on(cluster, 0)
     assert not drop.done()
     assert cluster.state(0).status == Status.closing_gracefully
     await cancelled(drop)
@@ -205,7 +207,7 @@ async def test_a_retirement_that_began_after_a_drain_goes_on_without_it_and_may_
     drop = await draining(cluster, 0)
     retirement = await retire(cluster, 0)
     await cancelled(drop)
-    await asyncio.sleep(0.2)
+    await in_order(cluster, 0)
     assert not retirement.done()
     assert cluster.state(0).status == Status.closing_gracefully, "put back in the middle of theirs"
     other = cluster.state(1)
@@ -280,12 +282,12 @@ async def test_a_cancelled_drain_logs_no_error_and_no_traceback(
             await cluster.dist.close()
         else:
             agent = asyncio.create_task(cluster.agents[0].drain())
-            await asyncio.sleep(0.1)
+            await until(lambda: cluster.agents[0].agent.life.leaves, "the agent drains, too")
+            await looks_on(cluster, 0)
             ledger.open.set()
             await cluster.scheduler.close()
             await asyncio.gather(drop, return_exceptions=True)
-        await asyncio.sleep(0.1)
-    await agent
+        await agent
     loud = [
         (record.name, record.getMessage(), record.exc_info)
         for record in caplog.records

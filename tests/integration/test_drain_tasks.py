@@ -20,6 +20,7 @@ from tests.integration.clusters import (
     Ledger,
     cancelled,
     draining,
+    looks_on,
     results,
     run,
     running,
@@ -74,7 +75,7 @@ async def test_a_task_that_is_stolen_for_a_draining_worker_goes_elsewhere_at_onc
     await until(lambda: answers, "the victim gives it up")
     drop = await draining(cluster, 1)
     await until(lambda: has_reported(cluster, 1), "the thief has said what it runs")
-    await asyncio.sleep(0.1)  # and what it has not begun has been handed back
+    await looks_on(cluster, 1)  # and what it has not begun has been handed back
     (answer,) = answers
     confirm(**answer)
     assert ts.processing_on is cluster.state(1)
@@ -97,11 +98,11 @@ async def test_a_task_that_can_run_nowhere_else_gets_the_whole_time(
         drop = await draining(cluster, 0)
         hands.now = 59.0
         await until(lambda: "its data moves" in caplog.text, "the tasks' share is over")
-        await asyncio.sleep(0.1)
+        await looks_on(cluster, 0)
         assert [ts.key for ts in cluster.state(0).processing] == [future.key]
         if why == "last":
             await form.add(cluster)
-            await asyncio.sleep(0.1)
+            await looks_on(cluster, 0)
         ledger.open.set()
         outcome = await drop
     if why == "restricted":
@@ -118,7 +119,7 @@ async def test_a_task_that_can_run_nowhere_else_is_given_up_when_the_time_is_ove
     future = await running(cluster, ledger, 0, only_there=True)
     drop = await draining(cluster, 0)
     hands.now = 59.9
-    await asyncio.sleep(0.1)
+    await looks_on(cluster, 0)
     assert not drop.done()
     hands.now = 60.1
     await until(lambda: len(cluster.scheduler.workers) == 1, "the worker is given up")
@@ -141,7 +142,7 @@ async def test_a_caller_that_leaves_takes_its_deadline_along(
     await cancelled(short)
     assert drainer.progress(peer, "default").endswith(", 60 s left")
     hands.now = 20.0
-    await asyncio.sleep(0.1)
+    await looks_on(cluster, 0)
     assert not drop.done()
     assert [ts.key for ts in cluster.state(0).processing] == [future.key]
     ledger.open.set()
@@ -179,7 +180,7 @@ async def test_a_worker_that_cannot_report_has_time_for_what_it_runs(
     futures = await results(cluster, 5, workers=[cluster.address(1)])
     drop = await draining(cluster, 0)
     hands.now = 29.0
-    await asyncio.sleep(0.2)
+    await looks_on(cluster, 0)
     assert not drop.done()
     assert not has_reported(cluster, 0)
     assert [ts.key for ts in cluster.state(0).processing] == [held.key]

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from distributed import Scheduler, Worker
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from gc_bootstrap.agent.link import LOOKS
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.run import AgentOptions, AgentServer
 from gc_bootstrap.errors import DistError
@@ -46,10 +48,20 @@ async def _never(**keywords: object) -> None:
 # -- leases ----------------------------------------------------------------------------------------
 
 
-async def test_a_scheduler_that_answers_keeps_its_lease(dists: DistFactory) -> None:
+async def test_a_scheduler_that_answers_keeps_its_lease(
+    scheduler: Scheduler, dists: DistFactory
+) -> None:
+    asked = 0
+
+    async def identity(**keywords: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return scheduler.identity(**keywords)
+
     async with impatient_agent(0.1) as agent:
         assert await (await dists()).connect(agent.peer)
-        await asyncio.sleep(1.0)
+        scheduler.handlers["identity"] = identity
+        await until(lambda: asked >= 4 * LOOKS, "four times as long as it may be silent")
         assert agent.agent.state == "attached"
 
 
