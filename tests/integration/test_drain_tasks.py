@@ -102,7 +102,7 @@ async def test_a_task_that_can_run_nowhere_else_gets_the_whole_time(
         assert [ts.key for ts in cluster.state(0).processing] == [future.key]
         if why == "last":
             await form.add(cluster)
-            await looks_on(cluster, 0)
+            await until(lambda: ledger.entered.acquire(blocking=False), "it starts again there")
         ledger.open.set()
         outcome = await drop
     if why == "restricted":
