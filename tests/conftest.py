@@ -37,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos-start", type=int, default=CHAOS_START, metavar="S", help="the first")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes ``-n auto`` is: tests wait for others more than they compute."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def _threads() -> set[str]:
     return {
         f"thread {thread.name}"
