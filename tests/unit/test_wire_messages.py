@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gc_bootstrap.wire import messages, versions
-from gc_bootstrap.wire.messages import AttachReply, AttachRequest, DetachRequest, WireError
+from gc_bootstrap.wire.messages import (
+    AttachReply,
+    AttachRequest,
+    DetachRequest,
+    ErrorReply,
+    Message,
+    StateReply,
+    StatusReply,
+    WireError,
+)
 
 ATTACH: dict[str, Any] = {
     "scheduler": "tcp://10.0.0.1:8786",
@@ -50,6 +60,37 @@ def test_an_attach_survives_the_wire(
 def test_a_detach_survives_the_wire() -> None:
     request = DetachRequest("Scheduler-1", "10.0.0.5:8791")
     assert DetachRequest.decode(request.encode()) == request
+
+
+STATUS = StatusReply(
+    state="attached",
+    scheduler="tcp://10.0.0.1:8786",
+    scheduler_id="Scheduler-1",
+    peer="10.0.0.5:8791",
+    pool="default",
+    workers=("tcp://10.0.0.5:40000",),
+    nworkers=1,
+    nthreads=4,
+    memory_limit="auto",
+    versions={"python": "3.11.7"},
+)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        AttachReply("Scheduler-1", "10.0.0.5:8791", "default", ("tcp://10.0.0.5:40000",), {}),
+        StateReply("idle"),
+        ErrorReply("is draining"),
+        STATUS,
+        replace(STATUS, state="idle", scheduler=None, scheduler_id=None, peer=None, pool=None),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_an_answer_survives_the_wire_and_may_say_more(answer: Message) -> None:
+    assert type(answer).decode(answer.encode()) == answer
+    more = json.loads(answer.encode()) | {"new": 1}
+    assert type(answer).decode(body(more)) == answer
 
 
 def test_pool_and_versions_may_be_missing() -> None:
