@@ -183,12 +183,13 @@ class Agent:
         return asyncio.get_running_loop().time() + self.drain_timeout
 
     def _take(self, request: AttachRequest, deadline: float) -> Lease:
+        link = Link(request.scheduler, request.scheduler_id, self.options.security)
         self.life.tell(Event.ATTACH)
         lease = self._lease = Lease(
             request,
             self.options,
             self.life,
-            Link(request.scheduler, request.scheduler_id, self.options.security),
+            link,
             deadline=deadline,
             silence=self.lease_timeout,
         )

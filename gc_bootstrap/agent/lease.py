@@ -86,7 +86,7 @@ class Lease:
             # Its workers may have registered, and have tasks, before that is known here.
             left = deadline - asyncio.get_running_loop().time()
             await asyncio.wait([self.started], timeout=max(0.0, min(UNDER_WAY_TIMEOUT, left)))
-        if self.started.done() and not self._life.workers_end:
+        if self.started.done() and not (self.task.done() or self._life.workers_end):
             if self._drain is None:
                 self._drain = asyncio.create_task(self._move_away(deadline))
             await asyncio.wait([self._drain])

@@ -14,6 +14,7 @@ from typing import Any
 import click
 import pytest
 from distributed import Scheduler
+from distributed.security import Security
 
 from gc_bootstrap.agent import lease as lease_module
 from gc_bootstrap.agent.core import Agent
@@ -151,6 +152,18 @@ async def test_an_attach_that_fails_leaves_an_idle_agent_and_is_counted(
     assert (agent.attaches, agent.failures) == (0, 1)
     await agent.attach(attach_by(scheduler))
     assert (agent.attaches, agent.failures) == (1, 1)
+
+
+async def test_an_agent_that_cannot_make_a_link_stays_attachable(
+    agent: Agent, scheduler: Scheduler
+) -> None:
+    missing = Security(tls_ca_file="/nowhere/ca.pem", tls_worker_cert="/nowhere/cert.pem")
+    usual, agent.options = agent.options, replace(agent.options, security=missing)
+    with pytest.raises(OSError, match="No such file"):
+        await agent.attach(attach_by(scheduler))
+    agent.options = usual
+    assert agent.state == "idle"
+    await agent.attach(attach_by(scheduler))
 
 
 async def test_a_scheduler_that_gives_up_waiting_does_not_stop_its_workers_start(
