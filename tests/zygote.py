@@ -113,7 +113,7 @@ def zygote() -> Zygote:
 def is_plain(environ: Mapping[str, str]) -> bool:
     """Whether all variables are such that count only when a command looks at them."""
     looked_at = (
-        *("DASK_GC_BOOTSTRAP__", "DASK_DISTRIBUTED__SCHEDULER__", "GC_BOOTSTRAP_"),
+        *("DASK_GC_BOOTSTRAP__", "DASK_DISTRIBUTED__SCHEDULER__", "DASK_CONFIG", "GC_BOOTSTRAP_"),
         *("NO_COLOR", "COLUMNS", "TMPDIR", "PYTHONPATH"),
     )
     return all(name.startswith(looked_at) for name in environ)
@@ -158,6 +158,7 @@ def _become(request: Mapping[str, Any]) -> None:
         if isinstance(logger, logging.Logger):
             logger.handlers.clear()
     config = importlib.import_module("dask.config")
+    config.paths[:] = config._get_paths()
     config.refresh()
     importlib.import_module("distributed.config").initialize_logging(config.config)
 

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,8 @@ class Workload:
         client, self._client = self._client, None
         self._futures.clear()
         if client is not None:
-            await client.close(timeout=CLOSE_TIMEOUT)
+            with suppress(TimeoutError):  # it waits for a scheduler that may be gone
+                await client.close(timeout=CLOSE_TIMEOUT)
 
 
 async def held_by(scheduler: str, workers: frozenset[str]) -> frozenset[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -184,10 +185,16 @@ def render_text(values: Values, name: str = "dask", namespace: str = "prod") -> 
     return "---\n".join(text for text in files if "\nkind: " in text)
 
 
+@functools.cache
+def _rendered(values: str, name: str, namespace: str) -> str:
+    return render_text(json.loads(values), name, namespace)
+
+
 def render(values: Values, name: str = "dask", namespace: str = "prod") -> list[Object]:
-    """All objects that `helm template` prints."""
+    """All objects that `helm template` prints; the same ones each time, as new objects."""
+    text = _rendered(json.dumps(values), name, namespace)
     # libyaml's loader; the other one takes ten times as long.
-    documents = yaml.load_all(render_text(values, name, namespace), Loader=yaml.CSafeLoader)
+    documents = yaml.load_all(text, Loader=yaml.CSafeLoader)
     return [document for document in documents if document]
 
 

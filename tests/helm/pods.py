@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 
 from gc_bootstrap.cli.processes import ProcessGroup
-from tests.integration.harness import SchedulerProcess, until
+from tests.integration.harness import ForkedGroup, SchedulerProcess, until
 
 Object = dict[str, Any]
 
@@ -115,6 +115,9 @@ class Pod:
 class Machine:
     """All pods of some manifests on this machine, each on a loopback address of its own."""
 
+    kind: type[ProcessGroup] = ForkedGroup
+    """How a pod's program is started."""
+
     def __init__(self, objects: list[Object], logs: Path, **environ: str) -> None:
         self.objects = objects
         self._logs = logs
@@ -179,7 +182,7 @@ class Machine:
             program, *arguments = pod.arguments
             assert program == "dask"
             log = self._logs / f"{pod.name}.log"
-            group = self._groups[pod.name] = ProcessGroup(arguments, log, self._all_environ(pod))
+            group = self._groups[pod.name] = self.kind(arguments, log, self._all_environ(pod))
             await group.start()
         for pod in pods:
             for which in ("startupProbe", "readinessProbe", "livenessProbe"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from functools import cache
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_manifests_are_the_golden_ones(name: str) -> None:
 
 @cache
 def _check(text: str, minor: str) -> None:
-    kubernetes_validate.validate(yaml.safe_load(text), minor, strict=True)
+    kubernetes_validate.validate(json.loads(text), minor, strict=True)
 
 
 @pytest.mark.timeout(120)
@@ -80,7 +81,7 @@ def test_every_object_is_valid_in_kubernetes(values: Values, minor: str) -> None
     assert len(objects) > 5
     for obj in objects:
         if obj["kind"] not in CUSTOM:
-            _check(yaml.safe_dump(obj), minor)
+            _check(json.dumps(obj), minor)
 
 
 @ALL

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 from distributed import Client
 
+from gc_bootstrap.cli.processes import ProcessGroup
 from tests.helm.chart import Values, render
 from tests.helm.pods import Machine
 from tests.helm.test_cluster import RELEASE, SCHEDULER, publish
@@ -64,6 +65,7 @@ async def test_pods_run_read_only_and_workers_follow_the_containers_limits(tmp_p
             runtime = tmp_path / "runtime.sh"
             runtime.write_text(CONTAINER.format(folder=machine.folder, python=sys.executable))
             runtime.chmod(0o755)
+            machine.kind = ProcessGroup
             with patch("gc_bootstrap.cli.processes.sys.executable", str(runtime)):
                 await machine.start(f"{RELEASE}-default")
                 publish(api, machine)

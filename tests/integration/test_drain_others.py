@@ -86,7 +86,8 @@ async def test_the_drain_of_an_agent_outlives_the_plugin_and_loses_nothing(
     client = await Client(scheduler.address, asynchronous=True)
     stack.push_async_callback(client.close)
     await client.register_plugin(BootstrapPlugin(discovery=discovery))
-    await until(lambda: len(scheduler.workers) == 2, "the cluster is complete")
+    attached = lambda: all(agent.agent.state == "attached" for agent in agents)  # noqa: E731
+    await until(attached, "the cluster is complete")
     cluster = Cluster(scheduler, client, None, agents)  # type: ignore[arg-type]
     gone = cluster.address(0)
     futures = await results(cluster, 10, workers=[gone])
