@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import os
 import threading
 import time
@@ -35,6 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seeds", type=int, default=CHAOS_SEEDS, metavar="N", help="how many")
     group.addoption("--chaos-start", type=int, default=CHAOS_START, metavar="S", help="the first")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was there before the first test and stays to the last."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -40,7 +40,7 @@ def refreshed(pool: Pool, times: int = 2) -> Callable[[], bool]:
     return lambda: pool._refreshes >= enough
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait until something is so, or fail when it takes too long."""
     async with asyncio.timeout(seconds):
         while not condition():
