@@ -83,6 +83,8 @@ class Members(SchedulerPlugin):
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Note whose a worker is."""
+        if worker in self._tags:
+            self.remove_worker(scheduler, worker)  # nobody has told of its end
         tag = Tag.decode(_dask.startup_information(scheduler.workers[worker]))
         if tag is None or tag.scheduler_id != self._scheduler_id:
             return

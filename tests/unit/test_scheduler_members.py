@@ -131,6 +131,20 @@ def test_nobody_is_a_member_who_is_not_in_the_table() -> None:
     assert members.tag("tcp://a:1") is None
 
 
+def test_an_address_whose_end_nobody_told_of_is_the_next_ones() -> None:
+    scheduler = FakeScheduler()
+    scheduler.register("tcp://a:1", "a:10")
+    members = members_of(scheduler)
+    there = cast(Scheduler, scheduler)
+    lost: list[str] = []
+    members.on_loss("default", lambda: lost.append("default"))
+    scheduler.workers["tcp://a:1"] = SimpleNamespace(extra={})  # a worker that somebody started
+    members.add_worker(there, "tcp://a:1")
+    assert members.tag("tcp://a:1") is None
+    assert members.peers("default") == frozenset()
+    assert lost == ["default"]
+
+
 def test_the_pool_that_lost_a_worker_hears_of_it_and_no_other() -> None:
     scheduler = FakeScheduler()
     for pool in ("one", "two"):
