@@ -10,7 +10,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, Self
 
 from gc_bootstrap.config import DEFAULT_POOL
@@ -111,11 +110,6 @@ def _field(
     return dataclasses.field(default_factory=lambda: default, metadata=how)
 
 
-@cache
-def _fields(message: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(message)
-
-
 # -- messages ------------------------------------------------------------------------------------
 
 
@@ -129,7 +123,7 @@ class Message:
     def encode(self) -> bytes:
         """The JSON of it."""
         content = {}
-        for field in _fields(type(self)):
+        for field in dataclasses.fields(self):
             value, write = getattr(self, field.name), field.metadata["write"]
             content[field.name] = write(value) if write is not None else value
         return to_json(content)
@@ -156,7 +150,7 @@ class Message:
     def _read(cls, content: Any) -> Self:
         if not isinstance(content, Mapping):
             raise WireError(422, "the body is not a JSON object")
-        known = {field.name: field for field in _fields(cls)}
+        known = {field.name: field for field in dataclasses.fields(cls)}
         if not cls.is_answer and (unknown := content.keys() - known):
             there_are = ", ".join(sorted(known))
             raise WireError(422, f"unknown field {min(unknown)!r}; there are {there_are}")
