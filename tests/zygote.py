@@ -101,7 +101,8 @@ class Zygote:
         return Forked(self, int(self.ask(request)))
 
     def _end(self) -> None:
-        self._process.stdin.close()  # type: ignore[union-attr]
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._process.wait(10)
 
 

@@ -8,7 +8,10 @@ from types import MappingProxyType
 
 
 class State(Enum):
-    """Of an agent. The value is what the API, the metrics and the logs call it."""
+    """Of an agent: what the API and the metrics call it, and what it means.
+
+    Several have one word; Python tells members apart by their whole value.
+    """
 
     WARMING = "warming", "imports what its workers will need"
     IDLE = "idle", "waits for a scheduler"
@@ -20,9 +23,10 @@ class State(Enum):
     CLOSING = "draining", "as ENDING, but for good"
     ENDED = "draining", "no worker is left, and none comes any more"
 
-    def __init__(self, word: str, meaning: str) -> None:
-        self.word = word
-        self.meaning = meaning
+    @property
+    def word(self) -> str:
+        """What the API and the metrics call it."""
+        return self.value[0]
 
 
 WORDS = tuple(dict.fromkeys(state.word for state in State))

@@ -145,13 +145,11 @@ def new_memory_manager(scheduler: Scheduler) -> ActiveMemoryManagerExtension:
     return ActiveMemoryManagerExtension(scheduler, policies=set(), register=False, start=False)
 
 
-def add_policy(manager: ActiveMemoryManagerExtension, policy: Any) -> bool:
-    """Give a manager a policy; False where it has it already."""
-    if policy in manager.policies:
-        return False
-    remove_policy(policy)
-    manager.add_policy(policy)
-    return True
+def add_policy(manager: ActiveMemoryManagerExtension, policy: Any) -> None:
+    """Give a manager a policy, and take it from the one that had it, unless it has it already."""
+    if policy not in manager.policies:
+        remove_policy(policy)
+        manager.add_policy(policy)
 
 
 def remove_policy(policy: Any) -> None:

@@ -46,7 +46,7 @@ DOCUMENTED = {
 @pytest.fixture
 async def instances() -> AsyncIterator[dict[str, object]]:
     """Objects of the classes whose names are made by their constructors."""
-    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+    async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler:
         worker = Worker(scheduler.address, nthreads=1)
         nanny = Nanny(scheduler.address, nthreads=1)
         kind = "distributed.active_memory_manager:ActiveMemoryManagerExtension"

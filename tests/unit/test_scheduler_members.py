@@ -168,7 +168,7 @@ def test_the_pool_that_lost_a_worker_hears_of_it_and_no_other() -> None:
 
 
 async def test_a_scheduler_has_one_index_however_many_ask() -> None:
-    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+    async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler:
         members = Members.of(scheduler)
         assert Members.of(scheduler) is members
         assert Drainer.of(scheduler) is Drainer.of(scheduler)
