@@ -16,6 +16,7 @@ import dask.config
 import psutil
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 from pytest_asyncio import is_async_test
 
 from tests.zygote import zygote
@@ -25,6 +26,12 @@ SETTLE = 5.0
 
 CHAOS_START, CHAOS_SEEDS = 67, 2
 """The seeds of a plain run; see ``tests/chaos/test_schedule.py`` for what they have to cover."""
+
+# Nothing in wall time: with the machine busy, the plainest example can be late.
+settings.register_profile(
+    "gc_bootstrap", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("gc_bootstrap")
 
 # One per process, made on first use and kept until its end; none of them is this project's.
 _LASTING_THREADS = ("Dask-Offload", "watch message queue", "Profile", "asyncio_")

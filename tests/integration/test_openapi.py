@@ -66,7 +66,7 @@ class Signed:
 
 
 @schema.parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_one_that_the_description_allows(
     case: schemathesis.Case[Any], served: Peer
 ) -> None:

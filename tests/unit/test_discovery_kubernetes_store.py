@@ -268,7 +268,5 @@ class ServerAndFollower(RuleBasedStateMachine):
         self.in_step_it_is_the_servers_state()
 
 
-ServerAndFollower.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None
-)
+ServerAndFollower.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestServerAndFollower = ServerAndFollower.TestCase
