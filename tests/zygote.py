@@ -116,7 +116,7 @@ def is_plain(environ: Mapping[str, str]) -> bool:
     """Whether all variables are such that count only when a command looks at them."""
     looked_at = (
         *("DASK_GC_BOOTSTRAP__", "DASK_DISTRIBUTED__SCHEDULER__", "DASK_CONFIG", "GC_BOOTSTRAP_"),
-        *("NO_COLOR", "COLUMNS", "TMPDIR", "PYTHONPATH"),
+        *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TMPDIR", "PYTHONPATH"),
     )
     return all(name.startswith(looked_at) for name in environ)
 

@@ -33,6 +33,6 @@ class _Lazy(click.Group):
 
 
 @click.group(name="pool", cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="gc_bootstrap")
+@click.version_option(package_name="gc_bootstrap", prog_name="gc_bootstrap")
 def pool() -> None:
     """Dask clusters that form and heal themselves."""

@@ -7,12 +7,10 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from gc_bootstrap import backends
-from gc_bootstrap.cli.common import errors_as_lines
+from gc_bootstrap.cli.common import console, errors_as_lines, table
+from gc_bootstrap.cli.report import labels_text
 from gc_bootstrap.discovery import Discovery, as_discovery
 from gc_bootstrap.errors import DiscoveryError
 from gc_bootstrap.peer import Snapshot
@@ -42,13 +40,12 @@ def command(discovery: str, timeout: float, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"complete": snapshot.complete, "peers": peers}))
         return
-    table = Table("peer", "leaving", "labels", box=None)
-    for row in peers:
-        labels = " ".join(f"{name}={value}" for name, value in row["labels"].items())
-        # Escaped: rich would take [fd00::5] for a style.
-        table.add_row(escape(row["address"]), "yes" if row["leaving"] else "", escape(labels))
+    rows = [
+        (row["address"], "yes" if row["leaving"] else "", labels_text(row["labels"]))
+        for row in peers
+    ]
     if peers:
-        Console().print(table)
+        console().print(table(["peer", "leaving", "labels"], rows, whole=["peer"]))
     complete = "" if snapshot.complete else "; the answer is not complete"
     click.echo(f"{len(peers)} peer{'' if len(peers) == 1 else 's'}{complete}")
 

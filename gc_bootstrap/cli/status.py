@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,10 @@ import click
 import dask.config
 from distributed.core import rpc
 from distributed.security import Security
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from gc_bootstrap.cli.common import errors_as_lines
+from gc_bootstrap.cli.common import console, errors_as_lines, table
+from gc_bootstrap.cli.report import STATES, rows, summary, troubles
 from gc_bootstrap.errors import ConfigError, GcBootstrapError, one_line
 from gc_bootstrap.wire.names import STATUS_HANDLER
 
@@ -33,6 +33,12 @@ _pem = click.Path(exists=True, resolve_path=True)
 @click.option("--tls-key", type=_pem, help="Client key for TLS, in PEM format.")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for the answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Print one line, and exit with 1 unless all is well: every pool runs, has looked and got"
+    " a complete answer, has no error or warning, and every peer that is not leaving is a member.",
+)
 def command(
     scheduler: str | None,
     scheduler_file: str | None,
@@ -41,6 +47,7 @@ def command(
     tls_key: str | None,
     timeout: float,
     as_json: bool,
+    check: bool,
 ) -> None:
     """Print what the pools of SCHEDULER know: members, peers held and why, errors.
 
@@ -54,8 +61,12 @@ def command(
         status = asyncio.run(_ask(address, security, timeout))
     if as_json:
         click.echo(json.dumps(status))
-    else:
+    elif not check:
         _print(status)
+    if check:
+        well, line = _check(status)
+        click.echo(line, err=as_json)
+        sys.exit(0 if well else 1)
 
 
 def _address(scheduler: str | None, file: str | None) -> str:
@@ -88,42 +99,28 @@ async def _ask(address: str, security: Security, timeout: float) -> dict[str, An
 
 
 def _print(status: Mapping[str, Any]) -> None:
-    console = Console(highlight=False)
+    out = console()
     scheduler = status["scheduler"]
-    console.print(f"Scheduler {scheduler['address']} ({scheduler['id']})", soft_wrap=True)
+    out.print(f"Scheduler {scheduler['address']} ({scheduler['id']})", soft_wrap=True)
     for pool in status["pools"]:
-        members, peers = pool["members"], pool["peers"]
-        every = pool["refresh-interval"]
-        console.print(
-            f"\n[bold]Pool {escape(pool['name'])}[/bold]: members {len(members)},"
-            f" peers {len(peers)}{'' if pool['complete'] else ' (perhaps more)'}"
-            f" by {escape(pool['discovery'])}, refreshes {pool['refreshes']}"
-            f" ({'once' if every is None else f'every {every:g} s'})"
-            + (", [yellow]paused[/yellow]" if pool["paused"] else ""),
-            soft_wrap=True,
-        )
+        out.print()
+        title = Text.assemble(("Pool ", "bold"), (pool["name"], "bold"), f": {summary(pool)}")
+        out.print(title.append(", paused", "yellow") if pool["paused"] else title, soft_wrap=True)
         for key, colour in (("error", "red"), ("warning", "yellow")):
             if pool[key]:
-                console.print(f"[{colour}]{key}: {escape(pool[key])}[/{colour}]", soft_wrap=True)
-        if rows := _rows(pool):
-            table = Table("peer", "state", "workers or reason", box=None)
-            for row in rows:
-                table.add_row(*map(escape, row))
-            console.print(table)
+                out.print(Text(f"{key}: {pool[key]}", colour), soft_wrap=True)
+        found = [
+            (row.peer, Text(row.state, STATES[row.state]), row.detail, row.labels)
+            for row in rows(pool)
+        ]
+        if found:
+            headings = ["peer", "state", "workers or reason", "labels"]
+            out.print(table(headings, found, whole=["peer", "state"]))
 
 
-def _rows(pool: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """A row per peer, members first."""
-    rows = []
-    for member in pool["members"]:
-        state = "leaving" if member in pool["disconnecting"] else "member"
-        reason = pool["progress"].get(member) or pool["held"].get(member)
-        workers = ", ".join(pool["workers"].get(member, ()))
-        rows.append((member, state, f"{workers} ({reason})" if reason else workers))
-    rows += [(peer, "attaching", "") for peer in pool["connecting"] if peer not in pool["members"]]
-    rows += [
-        (peer, "held", reason)
-        for peer, reason in pool["held"].items()
-        if peer not in pool["members"]
-    ]
-    return rows
+def _check(status: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether all is well, and the line that says so."""
+    if wrong := troubles(status):
+        return False, f"NOT WELL: {'; '.join(wrong)}"
+    members = sum(len(pool["members"]) for pool in status["pools"])
+    return True, f"OK: pools {len(status['pools'])}, members {members}"

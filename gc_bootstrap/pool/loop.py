@@ -238,7 +238,8 @@ class Pool:
         history = self._record.history
         held = {**self._plan.held, **history.departures, **history.attempts}
         connecting, disconnecting = self._enactor.connecting, self._enactor.disconnecting
-        peers = self._snapshot.peers if self._snapshot is not None else frozenset()
+        snapshot = self._snapshot if self._snapshot is not None else Snapshot(frozenset())
+        peers = snapshot.peers
         return PoolStatus(
             name=self.name,
             discovery=repr(self.discovery),
@@ -261,6 +262,13 @@ class Pool:
                 if peer not in connecting
                 and (peer in peers or peer in members)
                 and (peer not in members or peer in self._plan.held or peer in history.departures)
+            },
+            leaving=tuple(sorted(snapshot.leaving)),
+            labels={peer: dict(labels) for peer, labels in snapshot.labels.items() if labels},
+            same_as={
+                peer: member
+                for peer, hold in held.items()
+                if (member := hold.same_as) is not None and member in members
             },
         )
 

@@ -22,6 +22,12 @@ class PoolStatus:
         How often what has happened since the pool was made.
     held
         Peers and members that are left alone for now, and why.
+    leaving
+        Of the peers, those that are about to go.
+    labels
+        What the discovery says of its peers (pod, node, zone).
+    same_as
+        Peers that are other names of members, and of which one.
     """
 
     name: str
@@ -40,6 +46,9 @@ class PoolStatus:
     progress: dict[Peer, str] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     held: dict[Peer, str] = field(default_factory=dict)
+    leaving: tuple[Peer, ...] = ()
+    labels: dict[Peer, dict[str, str]] = field(default_factory=dict)
+    same_as: dict[Peer, Peer] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The same, of types that JSON and msgpack know."""
@@ -60,4 +69,7 @@ class PoolStatus:
             "progress": {str(peer): text for peer, text in self.progress.items()},
             "counters": self.counters,
             "held": {str(peer): reason for peer, reason in self.held.items()},
+            "leaving": [str(peer) for peer in self.leaving],
+            "labels": {str(peer): labels for peer, labels in self.labels.items()},
+            "same-as": {str(peer): str(member) for peer, member in self.same_as.items()},
         }

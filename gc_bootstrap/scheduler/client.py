@@ -164,7 +164,7 @@ def _reason(exc: aiohttp.ClientError | ValueError, *, tls: bool) -> str:
         case aiohttp.ClientConnectorCertificateError():
             return f"its certificate is not trusted: {exc.certificate_error}"
         case aiohttp.ClientSSLError():
-            return f"does not speak TLS as configured here: {os_reason(exc)}"
+            return f"does not speak TLS as the scheduler is configured to: {os_reason(exc)}"
         case aiohttp.ClientConnectorError():
             return f"is not reachable: {os_reason(exc)}"
         case aiohttp.ServerDisconnectedError():

@@ -121,7 +121,7 @@ class DaskDist(Dist):
             if isinstance(reply, AttachReply) and not await self._registered(reply):
                 raise DistError(
                     f"says that it is attached with {', '.join(reply.workers) or 'no workers'}, but"
-                    f" none has registered here within {REGISTRATION_TIMEOUT:g} s"
+                    f" none has registered with this scheduler within {REGISTRATION_TIMEOUT:g} s"
                 )
         if isinstance(reply, Outcome):
             return reply

@@ -28,11 +28,11 @@ def mismatch(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
     """
     differ = []
     for name, label in (("python", "Python"), ("distributed", "distributed")):
-        here, there = mine.get(name), theirs.get(name)
-        if here is None or there is None:
+        agents, schedulers = mine.get(name), theirs.get(name)
+        if agents is None or schedulers is None:
             continue
         if name == "python":
-            here, there = (".".join(v.split(".")[:2]) for v in (here, there))
-        if here != there:
-            differ.append(f"{label} {here} here and {there} at the scheduler")
+            agents, schedulers = (".".join(v.split(".")[:2]) for v in (agents, schedulers))
+        if agents != schedulers:
+            differ.append(f"{label} {agents} at the agent and {schedulers} at the scheduler")
     return "; ".join(differ) or None

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gc_bootstrap import __version__
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.wire.registrations import Registrar, Registration
 from tests.integration.harness import Processes, free_port, run_cli, until
@@ -193,6 +194,10 @@ async def test_an_interrupted_demo_leaves_no_process(number: signal.Signals, tim
     assert process.returncode == 128 + number
     assert err.decode() == "Interrupted; every process has been ended.\n"
     assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+async def test_the_version_is_this_projects() -> None:
+    assert await run_cli("pool", "--version") == (0, f"gc_bootstrap, version {__version__}\n", "")
 
 
 async def test_help_names_the_options_of_dask_worker() -> None:

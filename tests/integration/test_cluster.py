@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
@@ -288,6 +289,35 @@ async def test_status_says_who_is_a_member_and_why_others_are_not(processes: Pro
     code, out, _ = await run_cli("pool", "status", "--json", scheduler.address)
     assert code == 0
     assert f'"members": ["{peer}"]' in out
+    code, out, _ = await run_cli("pool", "status", "--check", scheduler.address)
+    assert (code, len(out.splitlines())) == (1, 1)
+    assert out.startswith("NOT WELL: pool default: 1 of 2 peers are no members: ")
+    code, out, err = await run_cli("pool", "status", "--check", "--json", scheduler.address)
+    assert (code, err.startswith("NOT WELL: ")) == (1, True)
+    assert json.loads(out)["pools"]
+
+
+async def test_status_is_coloured_for_people_and_not_wrapped_for_programs(
+    processes: Processes,
+) -> None:
+    agents = await processes.agents(1)
+    scheduler = await processes.scheduler(agents)
+    await scheduler.formed(agents)
+    colours = {"NO_COLOR": "", "FORCE_COLOR": "1", "COLUMNS": "20"}
+    code, out, _ = await run_cli("pool", "status", scheduler.address, environ=colours)
+    (peer,) = agents
+    (line,) = [line for line in out.splitlines() if line.startswith(f" {peer}")]
+    assert code == 0
+    assert "\x1b[32mmember" in line
+    assert "tcp://127.0.0.1:" in line
+    quiet = {**colours, "NO_COLOR": "1"}
+    code, out, _ = await run_cli("pool", "status", scheduler.address, environ=quiet)
+    assert (code, "\x1b[3" in out) == (0, False)
+    assert await run_cli("pool", "status", "--check", scheduler.address) == (
+        0,
+        "OK: pools 1, members 1\n",
+        "",
+    )
 
 
 async def test_a_pool_can_be_registered_by_a_client_and_unregistered(processes: Processes) -> None:

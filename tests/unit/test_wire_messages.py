@@ -248,12 +248,15 @@ def test_the_versions_of_one_environment_match() -> None:
         (
             {"python": "3.11.7"},
             {"python": "3.12.7"},
-            "Python 3.11 here and 3.12 at the scheduler",
+            "Python 3.11 at the agent and 3.12 at the scheduler",
         ),
         (
             {"python": "3.1.7", "distributed": "8"},
             {"python": "3.11.7", "distributed": "9"},
-            "Python 3.1 here and 3.11 at the scheduler; distributed 8 here and 9 at the scheduler",
+            (
+                "Python 3.1 at the agent and 3.11 at the scheduler;"
+                " distributed 8 at the agent and 9 at the scheduler"
+            ),
         ),
         ({}, {"python": "3.12.7", "distributed": "1"}, None),
         ({"python": "3.11.7"}, {}, None),

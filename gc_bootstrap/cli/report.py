@@ -1,0 +1,141 @@
+"""What ``dask pool status`` has to say, as plain values: rows, a summary, what is not well.
+
+Pure functions of one pool's part of the scheduler's answer. To show something more, add a field to
+:class:`Row` or a line to :func:`summary`; to have ``--check`` fail for something more, add a
+function to :data:`CHECKS`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Pool = Mapping[str, Any]
+
+STATES = {
+    "member": "green",
+    "draining": "yellow",
+    "attaching": "cyan",
+    "waiting": "cyan",
+    "held": "red",
+    "leaving": "dim",
+    "alias": "dim",
+}
+"""What a peer can be, in the order in which it is shown, and its colour.
+
+``draining`` is a member that is being let go; ``waiting`` has not been tried yet; ``held`` is left
+alone for a reason; ``leaving`` is about to go and no member; ``alias`` is another name of a member.
+"""
+
+NAMED = 3
+"""Of the peers that are no members, how many ``--check`` names: what it says is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One peer: its state, its workers, why it is in that state, and its labels."""
+
+    peer: str
+    state: str
+    workers: str = ""
+    reason: str = ""
+    labels: str = ""
+
+    @property
+    def detail(self) -> str:
+        """Workers and reason in one."""
+        if self.workers and self.reason:
+            return f"{self.workers} ({self.reason})"
+        return self.workers or self.reason
+
+
+def rows(pool: Pool) -> list[Row]:
+    """A row per peer and member, by state and then by address."""
+    everybody = dict.fromkeys((*pool["members"], *pool["connecting"], *pool["peers"]))
+    order = {peer: place for place, peer in enumerate(everybody)}
+    places = {state: place for place, state in enumerate(STATES)}
+    found = [_row(pool, peer) for peer in order]
+    return sorted(found, key=lambda row: (places[row.state], order[row.peer]))
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Labels in one line."""
+    return " ".join(f"{name}={value}" for name, value in labels.items())
+
+
+def _row(pool: Pool, peer: str) -> Row:
+    return Row(
+        peer,
+        _state(pool, peer),
+        ", ".join(pool["workers"].get(peer, ())),
+        pool["progress"].get(peer) or pool["held"].get(peer) or "",
+        labels_text(pool["labels"].get(peer, {})),
+    )
+
+
+def _state(pool: Pool, peer: str) -> str:
+    if peer in pool["members"]:
+        return "draining" if peer in pool["disconnecting"] else "member"
+    if peer in pool["connecting"]:
+        return "attaching"
+    if peer in pool["leaving"]:
+        return "leaving"
+    if peer in pool["same-as"]:
+        return "alias"
+    return "held" if peer in pool["held"] else "waiting"
+
+
+def summary(pool: Pool) -> str:
+    """The pool in one line: who is what, and where that comes from."""
+    counted = Counter(row.state for row in rows(pool) if row.state != "member")
+    counts = [f"{state} {counted[state]}" for state in STATES if state in counted]
+    every = pool["refresh-interval"]
+    often = "once" if every is None else f"every {every:g} s"
+    perhaps = "" if pool["complete"] else " (perhaps more)"
+    found = f"peers {len(pool['peers'])}{perhaps} by {pool['discovery']}"
+    members, refreshes = f"members {len(pool['members'])}", f"refreshes {pool['refreshes']}"
+    return ", ".join([members, *counts, found, f"{refreshes} ({often})"])
+
+
+# -- --check -------------------------------------------------------------------------------------
+
+
+def _paused(pool: Pool) -> Iterator[str]:
+    if pool["paused"]:
+        yield "is paused"
+
+
+def _said(pool: Pool) -> Iterator[str]:
+    yield from (pool[key] for key in ("error", "warning") if pool[key])
+
+
+def _incomplete(pool: Pool) -> Iterator[str]:
+    if not pool["refreshes"]:
+        yield "has not found out who the peers are"
+    elif not pool["complete"]:
+        yield "the answer of its discovery is not complete"
+
+
+def _missing(pool: Pool) -> Iterator[str]:
+    missing = [row for row in rows(pool) if row.state in ("attaching", "waiting", "held")]
+    if missing:
+        named = [f"{r.peer} ({r.state}{': ' if r.reason else ''}{r.reason})" for r in missing]
+        more = [f"{len(missing) - NAMED} more"] if len(missing) > NAMED else []
+        names = ", ".join(named[:NAMED] + more)
+        yield f"{len(missing)} of {len(pool['peers'])} peers are no members: {names}"
+
+
+CHECKS: tuple[Callable[[Pool], Iterator[str]], ...] = (_paused, _said, _incomplete, _missing)
+"""What can be wrong with a pool; each yields nothing where all is well."""
+
+
+def troubles(status: Mapping[str, Any]) -> list[str]:
+    """What is not well with the pools of a scheduler; empty where all is."""
+    return [
+        f"pool {pool['name']}: {trouble}"
+        for pool in status["pools"]
+        for check in CHECKS
+        for trouble in check(pool)
+    ] or ([] if status["pools"] else ["there is no pool"])

@@ -1,0 +1,155 @@
+"""What `dask pool status` says of a pool: rows by state, a summary, and what `--check` minds."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gc_bootstrap.cli.common import table
+from gc_bootstrap.cli.report import CHECKS, STATES, Row, rows, summary, troubles
+from gc_bootstrap.peer import Peer
+from gc_bootstrap.pool.status import PoolStatus
+
+A, B, C, D, E, F, G = (Peer("10.0.0.5", port) for port in range(1, 8))
+
+
+def pool(workers: dict[Peer, list[str]] | None = None, **fields: Any) -> dict[str, Any]:
+    """One pool's part of the answer of a scheduler."""
+    plain: dict[str, Any] = {
+        "name": "default", "discovery": "static", "dist": "dask", "paused": False,
+        "refresh_interval": 5.0, "refreshes": 3, "error": None, "warning": None, "complete": True,
+        "peers": (), "members": (), "connecting": (), "disconnecting": (),
+    }  # fmt: skip
+    status = PoolStatus(**{**plain, **fields}).to_json()
+    return {**status, "workers": {str(p): found for p, found in (workers or {}).items()}}
+
+
+EVERYTHING = pool(
+    {B: ["tcp://b:1", "tcp://b:2"], A: ["tcp://a:1"]},
+    peers=(A, B, C, D, E, F),
+    members=(A, B),
+    connecting=(C, G),
+    disconnecting=(B,),
+    progress={B: "2 tasks run"},
+    held={D: "backing off", E: "is the same agent as A", F: "is leaving"},
+    leaving=(F,),
+    same_as={E: A},
+    labels={A: {"zone": "a", "pod": "x"}},
+)
+
+
+def test_each_peer_has_a_row_by_state() -> None:
+    assert rows(EVERYTHING) == [
+        Row("10.0.0.5:1", "member", "tcp://a:1", labels="zone=a pod=x"),
+        Row("10.0.0.5:2", "draining", "tcp://b:1, tcp://b:2", "2 tasks run"),
+        Row("10.0.0.5:3", "attaching"),
+        Row("10.0.0.5:7", "attaching"),
+        Row("10.0.0.5:4", "held", reason="backing off"),
+        Row("10.0.0.5:6", "leaving", reason="is leaving"),
+        Row("10.0.0.5:5", "alias", reason="is the same agent as A"),
+    ]
+
+
+def test_a_peer_that_has_not_been_tried_waits() -> None:
+    assert rows(pool(peers=(A,))) == [Row("10.0.0.5:1", "waiting")]
+
+
+def test_workers_and_reason_are_told_together() -> None:
+    assert Row("a", "draining", "tcp://b:1", "2 tasks run").detail == "tcp://b:1 (2 tasks run)"
+    assert Row("a", "member", "tcp://b:1").detail == "tcp://b:1"
+    assert Row("a", "held", reason="backing off").detail == "backing off"
+
+
+def test_the_summary_counts_by_state() -> None:
+    assert summary(EVERYTHING) == (
+        "members 2, draining 1, attaching 2, held 1, leaving 1, alias 1, peers 6 by static,"
+        " refreshes 3 (every 5 s)"
+    )
+    once = pool(complete=False, refresh_interval=None)
+    assert summary(once) == "members 0, peers 0 (perhaps more) by static, refreshes 3 (once)"
+
+
+def test_every_state_has_a_colour_that_rich_knows() -> None:
+    console = Console(file=io.StringIO())
+    for colour in STATES.values():
+        assert console.get_style(colour)
+
+
+# -- --check -------------------------------------------------------------------------------------
+
+WELL: dict[str, Any] = {"peers": (A, B, C), "members": (A, D), "leaving": (B,), "same_as": {C: A}}
+
+
+def told(**fields: Any) -> list[str]:
+    return troubles({"pools": [pool(**{**WELL, **fields})]})
+
+
+def test_all_is_well_where_every_peer_that_stays_is_a_member() -> None:
+    assert told() == []
+    assert told(disconnecting=(A,), held={D: "absent 1 of 3 times"}) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "trouble"),
+    [
+        ({"paused": True}, "is paused"),
+        ({"error": "discovery failed: no"}, "discovery failed: no"),
+        ({"warning": "panic threshold"}, "panic threshold"),
+        ({"complete": False}, "the answer of its discovery is not complete"),
+        ({"complete": False, "refreshes": 0}, "has not found out who the peers are"),
+        ({"members": ()}, "2 of 3 peers are no members: 10.0.0.5:1 (waiting), 10.0.0.5:3"),
+        ({"members": (A,), "peers": (A, E), "leaving": (), "held": {E: "refused"}},
+         "1 of 2 peers are no members: 10.0.0.5:5 (held: refused)"),
+        ({"members": (A,), "peers": (A, E), "leaving": (), "connecting": (E,)},
+         "1 of 2 peers are no members: 10.0.0.5:5 (attaching)"),
+    ],
+)  # fmt: skip
+def test_what_is_not_well_is_said(fields: dict[str, Any], trouble: str) -> None:
+    if not fields.get("members", True):
+        fields = {**fields, "same_as": {}}
+    (line,) = told(**fields)
+    assert line.startswith(f"pool default: {trouble}")
+
+
+def test_each_check_can_fail() -> None:
+    found = pool(paused=True, error="e", complete=False, peers=(A,))
+    assert all(list(check(found)) for check in CHECKS)
+
+
+def test_of_many_peers_some_are_named() -> None:
+    (line,) = told(peers=(A, B, C, D, E, F, G), members=(A,), leaving=(), same_as={})
+    assert line == (
+        "pool default: 6 of 7 peers are no members: 10.0.0.5:2 (waiting), 10.0.0.5:3 (waiting),"
+        " 10.0.0.5:4 (waiting), 3 more"
+    )
+
+
+def test_no_pool_is_not_well() -> None:
+    assert troubles({"pools": []}) == ["there is no pool"]
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def printed(width: int) -> list[str]:
+    file = io.StringIO()
+    found = [("[fd00::5]:8791", "held", "a reason of several words [red]", "")]
+    made = table(["peer", "state", "why", "labels"], found, whole=["peer", "state"])
+    Console(file=file, width=width, highlight=False).print(made)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def test_texts_are_shown_as_they_are_and_an_empty_column_is_not() -> None:
+    assert printed(200) == [
+        " peer            state  why",
+        " [fd00::5]:8791  held   a reason of several words [red]",
+    ]
+
+
+def test_on_a_narrow_terminal_reasons_are_wrapped_and_addresses_are_not() -> None:
+    lines = printed(40)
+    assert len(lines) > 2
+    assert lines[1].startswith(" [fd00::5]:8791  held   a reason")
