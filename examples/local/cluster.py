@@ -18,7 +18,7 @@ from gc_bootstrap import BootstrapPlugin
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.peer import Peer
 
-AGENT = [sys.executable, "-m", "dask", "pool", "agent", "--nthreads", "1", "--host", "127.0.0.1"]
+AGENT = [sys.executable, "-m", "dask", "pool", "agent", "--nthreads", "1"]
 
 
 async def my_peers() -> frozenset[Peer]:

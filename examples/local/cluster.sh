@@ -6,8 +6,8 @@ folder=$(mktemp -d)
 export GC_BOOTSTRAP_RUNTIME_DIR="$folder/run"   # only for this example: leave your other agents alone
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 
-dask pool agent --nthreads 1 --host 127.0.0.1 2>"$folder/agent-1.log" &
-dask pool agent --nthreads 1 --host 127.0.0.1 2>"$folder/agent-2.log" &
+dask pool agent --nthreads 1 2>"$folder/agent-1.log" &
+dask pool agent --nthreads 1 2>"$folder/agent-2.log" &
 
 dask scheduler --host 127.0.0.1 --port 0 --dashboard-address :0 \
   --scheduler-file "$folder/scheduler.json" \

@@ -35,6 +35,7 @@ __all__ = [
     "Status",
     "add_stream_handler",
     "asyncio_run",
+    "beside_the_worker",
     "close_worker",
     "enable_proctitle_on_children",
     "enable_proctitle_on_current",
@@ -73,6 +74,7 @@ NEEDS = (
     ("distributed.proctitle", "enable_proctitle_on_children", "2.0.0", "names of processes"),
     ("distributed.proctitle", "enable_proctitle_on_current", "2.0.0", "names of processes"),
     ("distributed.protocol.pickle", "dumps", "2.0.0", "no traceback of a last heartbeat"),
+    ("distributed.utils", "clean_dashboard_address", "2.15.0", "no port is open to others"),
     ("distributed.utils", "get_mp_context", "2022.6.1", "workers that start within 0.1 s"),
     ("distributed.utils", "import_term", "2.9.0", "--worker-class"),
     ("distributed.versions", "get_versions", "2.0.0", "workers that start within 0.1 s"),
@@ -119,6 +121,17 @@ def share_out_ports(
     ports: list[dict[str, Any]]
     ports = dask_worker._apportion_ports(worker_port, nanny_port, count, nanny)
     return ports
+
+
+def beside_the_worker(dashboard_address: str | None) -> Any:
+    """Have a worker's HTTP server listen where the worker does, if its address names no host.
+
+    Dask reads ":0", the default of ``dask worker``, as all addresses of this host.
+    """
+    parts = [part.rpartition(":") for part in (dashboard_address or "").split(",")]
+    if any(host or not port.isdecimal() for host, _, port in parts):
+        return dashboard_address
+    return [(None, int(port)) for _, _, port in parts]
 
 
 # -- workers -------------------------------------------------------------------------------------

@@ -98,6 +98,12 @@ def is_loopback(sock: socket.socket) -> bool:
     return ipaddress.ip_address(sock.getsockname()[0]).is_loopback
 
 
+def only_host(sock: socket.socket) -> str | None:
+    """The one address that the socket is bound to; None where it is all of this host's."""
+    address = str(sock.getsockname()[0])
+    return None if ipaddress.ip_address(address).is_unspecified else address
+
+
 def local_peer(sock: socket.socket) -> Peer:
     """How a process on this host reaches the socket."""
     address, port = sock.getsockname()[:2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,6 +47,24 @@ class WorkerOptions:
     contact_address: str | None = None
     preload: tuple[str, ...] = ()
     security: Security | None = field(default=None, repr=False)
+
+    def listening_at(self, host: str | None) -> WorkerOptions:
+        """The same for an agent that listens there, where they do not say another host.
+
+        Parameters
+        ----------
+        host
+            An IP address; None for all of this host's: Dask then decides.
+        """
+
+        def at(own: Mapping[str, Any]) -> Mapping[str, Any]:
+            address = own["dashboard_address"]
+            own = {**own, "dashboard_address": _dask.beside_the_worker(address)}
+            if host is not None and not (own["host"] or own["interface"]):
+                own["host"] = f"[{host}]" if ":" in host else host
+            return own
+
+        return replace(self, workers=tuple(map(at, self.workers)))
 
 
 def click_parameters() -> list[click.Parameter]:

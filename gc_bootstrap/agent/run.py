@@ -133,6 +133,8 @@ class AgentServer:
             own = None if secured or options.insecure else cookies.generate()
             cookie = Cookie(own, "its registration") if own is not None else options.cookie
             self._peer = listening.local_peer(sock)
+            # An open Dask port is an open door: workers open none that the agent does not.
+            self.agent.options = options.workers.listening_at(listening.only_host(sock))
             self._server = ControlServer(self.agent, sock, cookie=cookie, tls=tls)
             await self._server.start()
             await asyncio.to_thread(self._register, own)

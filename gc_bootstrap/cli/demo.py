@@ -127,7 +127,7 @@ class _Demo:
         }
         environ["DASK_TEMPORARY_DIRECTORY"] = str(folder)
         for number in range(self._count):
-            agent = ["pool", "agent", "--nthreads", "1", "--host", "127.0.0.1"]
+            agent = ["pool", "agent", "--nthreads", "1"]
             await self._start(ProcessGroup(agent, folder / f"agent-{number}.log", environ))
         self._say(f"{self._count} agents started; they warm up and wait: dask pool agent")
         scheduler, address = await self._start_scheduler(folder, environ, 1)
@@ -173,9 +173,8 @@ class _Demo:
         self, folder: Path, environ: Mapping[str, str], number: int
     ) -> tuple[ProcessGroup, str]:
         file = folder / f"scheduler-{number}.json"
-        command = (
-            f"scheduler --host 127.0.0.1 --port 0 --dashboard-address :0 --scheduler-file {file}"
-        )
+        command = f"scheduler --host 127.0.0.1 --port 0 --scheduler-file {file}"
+        command += " --dashboard-address 127.0.0.1:0"
         preload = "--preload gc_bootstrap.preload --discovery local --refresh-interval 1s"
         group = ProcessGroup(
             [*command.split(), *preload.split()], folder / f"scheduler-{number}.log", environ

@@ -190,7 +190,7 @@ class Processes:
         if isinstance(peers, int):
             peers = [Peer("127.0.0.1", free_port()) for _ in range(peers)]
         for peer in peers:
-            given = ["--listen", str(peer), "--nthreads", "1", "--host", "127.0.0.1"]
+            given = ["--listen", str(peer), "--nthreads", "1"]
             found[peer] = await self.start("pool", "agent", *given, *arguments, environ=environ)
         for group in found.values():
             await is_ready(group)

@@ -79,7 +79,7 @@ async def test_a_pool_forms_and_heals(processes: Processes) -> None:
         return "Connection refused" in (await scheduler.status())["held"].get(str(peer), "")
 
     await until(said, "its status says why")
-    again = ["--listen", str(peer), "--nthreads", "1", "--host", "127.0.0.1"]
+    again = ["--listen", str(peer), "--nthreads", "1"]
     agents[peer] = await processes.start("pool", "agent", *again)
     await scheduler.formed(agents)
 
@@ -256,9 +256,9 @@ async def test_a_worker_that_never_starts_leaves_no_process(
 async def test_local_finds_agents_however_and_whenever_they_were_started(
     processes: Processes,
 ) -> None:
-    early = [await processes.start("pool", "agent", "--nthreads", "1", "--host", "127.0.0.1")]
+    early = [await processes.start("pool", "agent", "--nthreads", "1")]
     scheduler = await processes.scheduler("local")
-    late = [await processes.start("pool", "agent", "--no-nanny", "--host", "127.0.0.1")]
+    late = [await processes.start("pool", "agent", "--no-nanny")]
 
     async def both() -> bool:
         return len(await scheduler.workers()) == 2

@@ -47,7 +47,7 @@ async def test_its_commands_form_a_cluster(tmp_path: Path, monkeypatch: pytest.M
     port, scheduler_port = free_port(), free_port()
     async with Processes(tmp_path) as processes:
         listen = {"0.0.0.0:8791": f"127.0.0.1:{port}"}
-        await processes.start(*_put(_command("dask pool agent"), listen), "--host", "127.0.0.1")
+        await processes.start(*_put(_command("dask pool agent"), listen))
         peers = {"10.0.0.5,10.0.0.6": f"127.0.0.1:{port}"}
         group = await processes.start(
             *_put(_command("dask scheduler"), peers),

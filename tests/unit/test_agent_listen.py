@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gc_bootstrap.agent.listen import Listen, is_loopback, local_peer
+from gc_bootstrap.agent.listen import Listen, is_loopback, local_peer, only_host
 from gc_bootstrap.errors import ConfigError
 from gc_bootstrap.peer import Peer
 
@@ -109,6 +109,7 @@ def test_only_loopback_is_loopback_and_this_host_can_reach_every_socket(
     with Listen(host, 0, fixed=True).bind() as sock:
         assert is_loopback(sock) is loopback
         peer = local_peer(sock)
+        assert only_host(sock) == (None if host in ("0.0.0.0", "::") else peer.host)
         if local is not None:
             assert peer == Peer(local, sock.getsockname()[1])
         sock.listen()

@@ -276,6 +276,27 @@ def test_preloads_are_known() -> None:
     assert options().preload == ()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "host", "expected"),
+    [
+        ((), "127.0.0.1", ("127.0.0.1", [(None, 0)])),
+        ((), "fd00::5", ("[fd00::5]", [(None, 0)])),
+        ((), None, (None, [(None, 0)])),
+        (("--host", "10.0.0.5"), "127.0.0.1", ("10.0.0.5", [(None, 0)])),
+        (("--interface", "eth0"), "127.0.0.1", (None, [(None, 0)])),
+        (("--listen-address", "tcp://[fd00::6]:9"), "127.0.0.1", ("[fd00::6]", [(None, 0)])),
+        (("--dashboard-address", "8787,:8788"), "::1", ("[::1]", [(None, 8787), (None, 8788)])),
+        (("--dashboard-address", "0.0.0.0:8787"), "127.0.0.1", ("127.0.0.1", "0.0.0.0:8787")),
+        (("--dashboard-address", "lots"), "127.0.0.1", ("127.0.0.1", "lots")),
+    ],
+)
+def test_workers_listen_where_the_agent_does_unless_they_are_told(
+    arguments: tuple[str, ...], host: str | None, expected: tuple[object, object]
+) -> None:
+    (worker,) = options(*arguments).listening_at(host).workers
+    assert (worker["host"], worker["dashboard_address"]) == expected
+
+
 def test_security_does_not_show_itself() -> None:
     assert "security" not in repr(WorkerOptions(Worker, True, (), 1))
 
