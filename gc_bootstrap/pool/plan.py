@@ -154,6 +154,7 @@ def observe(
         and not (hold.failures and peer in members)
         and not (hold.failures == 0 and hold.until <= now)
     }
+    snapshot = by_member(snapshot, members, attempts)
     absences = {p: a for p, a in history.absences.items() if p in members}
     if snapshot.complete:
         absences = {
@@ -171,6 +172,30 @@ def observe(
         if peer in members and peer not in staying
     }
     return History(attempts, absences, departures)
+
+
+def by_member(
+    snapshot: Snapshot, members: AbstractSet[Peer], attempts: Mapping[Peer, Hold]
+) -> Snapshot:
+    """The same answer, that also names the members which it names by another name only.
+
+    Such a member is not absent. It is leaving where all its names are.
+    """
+    named = {
+        peer: hold.same_as
+        for peer, hold in attempts.items()
+        if hold.same_as is not None
+        and peer in snapshot.peers
+        and hold.same_as in members
+        and hold.same_as not in snapshot.peers
+    }
+    if not named:
+        return snapshot
+    there = frozenset(named.values())
+    staying = {member for peer, member in named.items() if peer not in snapshot.leaving}
+    return replace(
+        snapshot, peers=snapshot.peers | there, leaving=snapshot.leaving | (there - staying)
+    )
 
 
 def attempted(
@@ -259,6 +284,7 @@ def plan(
     retries: list[Peer] = []
     held: dict[Peer, Hold] = {}
     attempts = history.attempts
+    snapshot = by_member(snapshot, members, attempts)
     for peer in snapshot.peers - members - busy:
         hold = attempts.get(peer)
         if peer in snapshot.leaving:

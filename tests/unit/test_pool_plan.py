@@ -172,6 +172,42 @@ def test_another_name_of_a_member_is_held_until_that_member_is_gone() -> None:
     assert plan(snap(A), set(), history, KEEP, 2e6).connect == (A,)
 
 
+def known_as(other: Peer, member: Peer) -> History:
+    """One agent is found under two names, and is a member under the second."""
+    outcome = Outcome.refused(f"is the same agent as {member}", same_as=member)
+    return attempted(History(), other, outcome, RECONNECT, 0.0, 0.5)
+
+
+def test_a_member_is_not_absent_while_discovery_has_its_other_name() -> None:
+    options, history = drain(after=2, grace=0.0, panic=0.5), known_as(A, B)
+    for now in range(1, 9):
+        history = observe(history, snap(A), {B}, float(now))
+        assert history.absences == {}
+        proposed = plan(snap(A), {B}, history, options, float(now))
+        assert (proposed.disconnect, proposed.warning) == ((), "")
+        assert described(proposed, now) == {A: "is the same agent as 10.0.0.1:2"}
+    # Absent from now on, under both names.
+    for then in (10.0, 11.0):
+        history = observe(history, snap(C), {B, C}, then)
+    assert plan(snap(C), {B, C}, history, options, 11.0).disconnect == (B,)
+
+
+def test_the_drop_of_a_member_ends_when_discovery_has_its_other_name() -> None:
+    history = known_as(A, B)
+    proposed = plan(snap(A), {B}, history, drain(), 0.0, {B}, {B})
+    assert proposed.cancel == (B,)
+
+
+def test_a_member_is_leaving_when_all_names_are_that_discovery_has() -> None:
+    history = known_as(A, B)
+    assert plan(snap(A, leaving=[A]), {B}, history, KEEP, 0.0).disconnect == (B,)
+    assert plan(snap(A, B, leaving=[A]), {B}, history, KEEP, 0.0).disconnect == ()
+    more = Outcome.refused("is the same agent", same_as=B)
+    history = attempted(history, C, more, RECONNECT, 0.0, 0.5)
+    assert plan(snap(A, C, leaving=[A]), {B}, history, KEEP, 0.0).disconnect == ()
+    assert plan(snap(A, C, leaving=[A, C]), {B}, history, KEEP, 0.0).disconnect == (B,)
+
+
 # -- leaving ---------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gc_bootstrap.config import PoolOptions, ReconnectOptions, RemovalOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.pool.plan import Absence, History, Hold, Plan, attempted, observe, plan
+from gc_bootstrap.pool.plan import Absence, History, Hold, Plan, attempted, by_member, observe, plan
 
 PEERS = tuple(Peer("10.0.0.1", port) for port in range(1, 8))
 
@@ -71,6 +71,7 @@ def test_whatever_is_so_a_plan_keeps_its_promises(
 ) -> None:
     going = busy & some
     proposed = plan(snapshot, members, history, policy, now, busy, going)
+    snapshot = by_member(snapshot, members, history.attempts)
     connect, disconnect = set(proposed.connect), set(proposed.disconnect)
     assert len(connect) == len(proposed.connect), "connects somebody twice"
     assert len(disconnect) == len(proposed.disconnect), "drops somebody twice"
@@ -109,11 +110,25 @@ def test_observing_remembers_nothing_that_cannot_matter(
 ) -> None:
     seen = observe(history, snapshot, members, now)
     assert seen.attempts.items() <= history.attempts.items()
+    if snapshot.complete:
+        assert seen.attempts.keys() <= snapshot.peers
+    snapshot = by_member(snapshot, members, seen.attempts)
     assert seen.absences.keys() <= members - snapshot.peers
     assert seen.departures.keys() <= members - (snapshot.peers - snapshot.leaving)
     if snapshot.complete:
-        assert seen.attempts.keys() <= snapshot.peers
         assert seen.absences.keys() == members - snapshot.peers
+
+
+@given(snapshots(), peers, histories)
+def test_an_answer_by_member_names_members_more_and_nobody_less(
+    snapshot: Snapshot, members: frozenset[Peer], history: History
+) -> None:
+    named = by_member(snapshot, members, history.attempts)
+    assert snapshot.peers <= named.peers <= snapshot.peers | members
+    assert named.leaving & snapshot.peers == snapshot.leaving
+    assert named.complete == snapshot.complete
+    if not snapshot.leaving:
+        assert not named.leaving
 
 
 @dataclass
@@ -172,9 +187,10 @@ def test_once_peers_answer_and_discovery_is_stable_members_are_the_peers(
     attempts = world.history.attempts
     ignored = {who for who, hold in attempts.items() if hold.reason == IGNORED.reason}
     names = {who for who, hold in attempts.items() if hold.same_as in world.members}
+    named = {hold.same_as for who, hold in attempts.items() if who in stable}
     expected = stable - ignored - names
     assert world.members & stable == expected
-    absent = world.members - stable
+    absent = world.members - stable - named
     if policy.removal.policy == "drain" and absent:
         assert len(absent) > policy.removal.panic_threshold * len(world.members)
 
