@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class GcBootstrapError(Exception):
@@ -57,6 +57,12 @@ def one_line(exc: BaseException) -> str:
     if exc.__cause__ is not None:
         line = f"{line} ({one_line(exc.__cause__)})"
     return line
+
+
+def several(problems: Sequence[str], most: int = 3) -> str:
+    """Say some problems in one line: so many, and how many more there are."""
+    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more
 
 
 def os_reason(exc: OSError) -> str:

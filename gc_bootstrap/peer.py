@@ -142,19 +142,25 @@ class Snapshot:
         False where absence from this answer proves nothing.
     labels
         What is known about a peer (pod, node, zone), for people and metrics; never for decisions.
+    reason
+        With ``complete=False``: why, in one line for people; the pool's status shows it.
 
     Raises
     ------
     ValueError
-        ``leaving`` names somebody that ``peers`` does not.
+        ``leaving`` names somebody that ``peers`` does not, or a complete answer has a reason not
+        to be.
     """
 
     peers: frozenset[Peer]
     leaving: frozenset[Peer] = frozenset()
     complete: bool = True
     labels: Mapping[Peer, Mapping[str, str]] = field(default_factory=_no_labels, compare=False)
+    reason: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if self.complete and self.reason:
+            raise ValueError(f"complete, and yet not because: {self.reason}")
         if not self.leaving <= self.peers:
             strangers = ", ".join(sorted(map(str, self.leaving - self.peers)))
             raise ValueError(f"leaving, but not among the peers: {strangers}")

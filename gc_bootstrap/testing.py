@@ -179,6 +179,10 @@ class DiscoveryContract:
         """Make a discovery, not started, that cannot know; None if that cannot happen to it."""
         raise NotImplementedError
 
+    async def discovery_that_knows_a_part(self) -> Discovery | None:
+        """Make a discovery, not started, that knows a part; None if that cannot happen to it."""
+        return None
+
     some = frozenset({Peer("127.0.0.1", 18791), Peer("127.0.0.1", 18792)})
 
     async def test_peers_are_found(self) -> None:
@@ -215,6 +219,20 @@ class DiscoveryContract:
             assert error is not None, f"answered {answer} instead of raising"
             assert str(error), "the error says nothing"
             assert "\n" not in str(error), "the error is more than one line"
+        finally:
+            await discovery.close()
+
+    async def test_a_part_of_the_truth_says_why_it_is_one(self) -> None:
+        discovery = await self.discovery_that_knows_a_part()
+        if discovery is None:
+            return
+        await discovery.start()
+        try:
+            snapshot = await discovery.peers()
+            assert snapshot.peers, "who knows nobody has to raise"
+            assert not snapshot.complete
+            assert snapshot.reason, "does not say why it is not complete"
+            assert "\n" not in snapshot.reason, "the reason is more than one line"
         finally:
             await discovery.close()
 

@@ -37,8 +37,10 @@ def command(discovery: str, timeout: float, as_json: bool) -> None:
         }
         for peer in sorted(snapshot.peers)
     ]
+    why = " ".join(snapshot.reason.split())
     if as_json:
-        click.echo(json.dumps({"complete": snapshot.complete, "peers": peers}))
+        missing = {} if snapshot.complete else {"incomplete": why}
+        click.echo(json.dumps({"complete": snapshot.complete, **missing, "peers": peers}))
         return
     rows = [
         (row["address"], "yes" if row["leaving"] else "", labels_text(row["labels"]))
@@ -47,6 +49,7 @@ def command(discovery: str, timeout: float, as_json: bool) -> None:
     if peers:
         console().print(table(["peer", "leaving", "labels"], rows, whole=["peer"]))
     complete = "" if snapshot.complete else "; the answer is not complete"
+    complete += f": {why}" if why else ""
     click.echo(f"{len(peers)} peer{'' if len(peers) == 1 else 's'}{complete}")
 
 

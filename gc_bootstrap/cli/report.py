@@ -99,6 +99,15 @@ def summary(pool: Pool) -> str:
     return ", ".join([members, *counts, found, f"{refreshes} ({often})"])
 
 
+def incomplete(pool: Pool) -> str:
+    """Why the discovery's answer is not complete, unless the error says it, and since when."""
+    if pool["complete"]:
+        return ""
+    age = f"incomplete for {pool['incomplete-for']:.0f} s"
+    said = pool["incomplete"] in (pool["error"] or "")
+    return age if said else f"{age}: {pool['incomplete']}"
+
+
 # -- --check -------------------------------------------------------------------------------------
 
 
@@ -115,7 +124,7 @@ def _incomplete(pool: Pool) -> Iterator[str]:
     if not pool["refreshes"]:
         yield "has not found out who the peers are"
     elif not pool["complete"]:
-        yield "the answer of its discovery is not complete"
+        yield f"the answer of its discovery is {incomplete(pool)}"
 
 
 def _missing(pool: Pool) -> Iterator[str]:

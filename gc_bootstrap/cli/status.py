@@ -16,7 +16,7 @@ from distributed.security import Security
 from rich.text import Text
 
 from gc_bootstrap.cli.common import console, errors_as_lines, table
-from gc_bootstrap.cli.report import STATES, rows, summary, troubles
+from gc_bootstrap.cli.report import STATES, incomplete, rows, summary, troubles
 from gc_bootstrap.errors import ConfigError, GcBootstrapError, one_line
 from gc_bootstrap.wire.names import STATUS_HANDLER
 
@@ -109,6 +109,8 @@ def _print(status: Mapping[str, Any]) -> None:
         for key, colour in (("error", "red"), ("warning", "yellow")):
             if pool[key]:
                 out.print(Text(f"{key}: {pool[key]}", colour), soft_wrap=True)
+        if why := incomplete(pool):
+            out.print(Text(why, "yellow"), soft_wrap=True)
         found = [
             (row.peer, Text(row.state, STATES[row.state]), row.detail, row.labels)
             for row in rows(pool)

@@ -32,7 +32,7 @@ class Discovery(Backend, ABC):
         -------
         Snapshot
             The whole answer; ``Snapshot(frozenset())`` means that there really are none. A part
-            of the truth has ``complete=False``.
+            of the truth has ``complete=False``, and a ``reason`` that says why.
 
         Raises
         ------

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from gc_bootstrap.discovery.base import Discovery
-from gc_bootstrap.errors import DiscoveryError
+from gc_bootstrap.errors import DiscoveryError, several
 from gc_bootstrap.peer import Snapshot
 from gc_bootstrap.wire import registrations
 
@@ -55,6 +55,7 @@ class LocalDiscovery(Discovery):
             frozenset(registration.peer for registration in found),
             complete=not problems,
             labels={r.peer: {"pid": str(r.pid)} for r in found},
+            reason=several(problems),
         )
 
     async def changed(self) -> None:

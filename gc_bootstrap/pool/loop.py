@@ -82,6 +82,8 @@ class Pool:
         self._snapshot: Snapshot | None = None
         self._plan = Plan()
         self._errors: dict[str, str] = {}
+        # Why the last answer is not complete, and since when there has been no complete one.
+        self._incomplete: tuple[str, float] | None = ("there is no answer yet", clock())
         self._refreshes = 0
         self._refreshing = asyncio.Lock()
         self._nudge = asyncio.Event()
@@ -249,7 +251,8 @@ class Pool:
             refreshes=self._refreshes,
             error="; ".join(self._errors.values()) or None,
             warning=self._plan.warning or None,
-            complete=self._snapshot is not None and self._snapshot.complete,
+            incomplete=self._incomplete[0] if self._incomplete else None,
+            incomplete_for=now - self._incomplete[1] if self._incomplete else None,
             peers=tuple(sorted(peers)),
             members=tuple(sorted(members)),
             connecting=tuple(sorted(connecting)),
@@ -350,14 +353,23 @@ class Pool:
             bug = None if isinstance(exc, DiscoveryError) or late else exc
             error = f"no answer within {LOOK_TIMEOUT:g} s" if late else one_line(exc)
             self._say_error("discovery", f"discovery failed: {error}", bug)
+            self._is_incomplete(error)
             if self._snapshot is None:
                 raise DiscoveryError(error) from exc
-            self._snapshot = replace(self._snapshot, complete=False)
+            self._snapshot = replace(self._snapshot, complete=False, reason=error)
             return self._snapshot
         if self._errors.pop("discovery", None):
             logger.info("Pool %s: discovery answers again", self.name)
+        if found.complete:
+            self._incomplete = None
+        else:
+            self._is_incomplete(" ".join(found.reason.split()) or "the discovery does not say why")
         self._snapshot = found
         return found
+
+    def _is_incomplete(self, reason: str) -> None:
+        since = self._clock() if self._incomplete is None else self._incomplete[1]
+        self._incomplete = reason, since
 
     async def _members(self) -> frozenset[Peer]:
         try:

@@ -14,8 +14,11 @@ class PoolStatus:
 
     Parameters
     ----------
-    complete
-        Whether the last answer of the discovery was; absence from it proves nothing if not.
+    incomplete
+        Why the last answer of the discovery was not complete, so that absence from it proves
+        nothing; None where it was.
+    incomplete_for
+        Seconds since the first of the answers that were not; None where the last one was.
     progress
         How far the drops that run have come.
     counters
@@ -38,7 +41,8 @@ class PoolStatus:
     refreshes: int
     error: str | None
     warning: str | None
-    complete: bool
+    incomplete: str | None
+    incomplete_for: float | None
     peers: tuple[Peer, ...]
     members: tuple[Peer, ...]
     connecting: tuple[Peer, ...]
@@ -49,6 +53,11 @@ class PoolStatus:
     leaving: tuple[Peer, ...] = ()
     labels: dict[Peer, dict[str, str]] = field(default_factory=dict)
     same_as: dict[Peer, Peer] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last answer of the discovery was complete."""
+        return self.incomplete is None
 
     def to_json(self) -> dict[str, Any]:
         """The same, of types that JSON and msgpack know."""
@@ -62,6 +71,8 @@ class PoolStatus:
             "error": self.error,
             "warning": self.warning,
             "complete": self.complete,
+            "incomplete": self.incomplete,
+            "incomplete-for": self.incomplete_for,
             "peers": [str(peer) for peer in self.peers],
             "members": [str(peer) for peer in self.members],
             "connecting": [str(peer) for peer in self.connecting],

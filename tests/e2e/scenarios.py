@@ -204,7 +204,8 @@ async def needs_the_documented_role_and_no_more(cluster: Cluster, folder: Path) 
 
     await until(allowed, "the role is in force")
     error = await error_of(spec(cluster, "endpoints", config))
-    assert 'lacks the rule {apiGroups: [""], resources: [endpoints]' in error
+    assert "no Role or RoleBinding that gives it the rule" in error
+    assert '{apiGroups: [""], resources: [endpoints]' in error
 
 
 async def refuses_a_wrong_token(cluster: Cluster, folder: Path) -> None:

@@ -95,6 +95,22 @@ async def test_peers_prints_what_a_discovery_finds(runtime_dir: Path) -> None:
     assert "secret" not in out
 
 
+async def test_peers_says_why_an_answer_is_not_complete(runtime_dir: Path) -> None:
+    registrar = Registrar(runtime_dir)
+    registrar.register(Registration(Peer("127.0.0.1", 4000), 4711))
+    link = runtime_dir / "link-1.agent"
+    link.symlink_to("/nowhere")
+    _, out, _ = await run_cli("pool", "peers", "local")
+    code, json_out, _ = await run_cli("pool", "peers", "--json", "local")
+    registrar.close()
+    link.unlink()
+    assert "1 peer; the answer is not complete: " in out
+    assert "link-1.agent: not a registration" in out
+    answer = json.loads(json_out)
+    assert (code, answer["complete"], len(answer["peers"])) == (0, False, 1)
+    assert "link-1.agent: not a registration" in answer["incomplete"]
+
+
 async def test_peers_of_a_discovery_that_cannot_know_exits_with_1(runtime_dir: Path) -> None:
     await asyncio.to_thread(runtime_dir.mkdir)
     await asyncio.to_thread(runtime_dir.chmod, 0o777)

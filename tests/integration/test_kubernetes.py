@@ -189,6 +189,19 @@ async def api_server(folder: Path) -> AsyncIterator[tuple[ApiServerProcess, Path
         await server.kill()
 
 
+async def _says(scheduler: SchedulerProcess, why: str) -> bool:
+    """Whether status, for programs and for people, says that the answer is old for this reason."""
+    pool = await scheduler.status()
+    assert (pool["error"], pool["complete"]) == (None, False)
+    if why not in pool["incomplete"]:
+        return False
+    assert pool["incomplete-for"] > 0
+    _, out, _ = await run_cli("pool", "status", scheduler.address)
+    (line,) = [line for line in out.splitlines() if line.startswith("incomplete for ")]
+    assert line.endswith(f" s: {pool['incomplete']}")
+    return True
+
+
 async def _refreshes(scheduler: SchedulerProcess, times: int) -> None:
     """Wait until the pool has looked so many times more."""
     enough = (await scheduler.status())["refreshes"] + times
@@ -218,6 +231,8 @@ async def test_a_killed_api_server_drops_nobody_and_its_return_is_picked_up(
         await _refreshes(scheduler, 3)
         await scheduler.formed([first, second])
         assert log().count("the last answer serves, as incomplete") == 1, "said once"
+        why = "is not reachable: Connection refused"
+        await until(lambda: _says(scheduler, why), "status says why the answer is old")
 
         # It comes back as another one, with versions of its own and other peers.
         await server.start({"endpointslices": slices([second, third])})

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from gc_bootstrap.cli.common import table
-from gc_bootstrap.cli.report import CHECKS, STATES, Row, rows, summary, troubles
+from gc_bootstrap.cli.report import CHECKS, STATES, Row, incomplete, rows, summary, troubles
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.pool.status import PoolStatus
 
@@ -20,7 +20,8 @@ def pool(workers: dict[Peer, list[str]] | None = None, **fields: Any) -> dict[st
     """One pool's part of the answer of a scheduler."""
     plain: dict[str, Any] = {
         "name": "default", "discovery": "static", "dist": "dask", "paused": False,
-        "refresh_interval": 5.0, "refreshes": 3, "error": None, "warning": None, "complete": True,
+        "refresh_interval": 5.0, "refreshes": 3, "error": None, "warning": None,
+        "incomplete": None, "incomplete_for": None,
         "peers": (), "members": (), "connecting": (), "disconnecting": (),
     }  # fmt: skip
     status = PoolStatus(**{**plain, **fields}).to_json()
@@ -68,7 +69,7 @@ def test_the_summary_counts_by_state() -> None:
         "members 2, draining 1, attaching 2, held 1, leaving 1, alias 1, peers 6 by static,"
         " refreshes 3 (every 5 s)"
     )
-    once = pool(complete=False, refresh_interval=None)
+    once = pool(incomplete="x", refresh_interval=None)
     assert summary(once) == "members 0, peers 0 (perhaps more) by static, refreshes 3 (once)"
 
 
@@ -98,8 +99,9 @@ def test_all_is_well_where_every_peer_that_stays_is_a_member() -> None:
         ({"paused": True}, "is paused"),
         ({"error": "discovery failed: no"}, "discovery failed: no"),
         ({"warning": "panic threshold"}, "panic threshold"),
-        ({"complete": False}, "the answer of its discovery is not complete"),
-        ({"complete": False, "refreshes": 0}, "has not found out who the peers are"),
+        ({"incomplete": "403 Forbidden", "incomplete_for": 75.2},
+         "the answer of its discovery is incomplete for 75 s: 403 Forbidden"),
+        ({"incomplete": "no answer yet", "refreshes": 0}, "has not found out who the peers are"),
         ({"members": ()}, "2 of 3 peers are no members: 10.0.0.5:1 (waiting), 10.0.0.5:3"),
         ({"members": (A,), "peers": (A, E), "leaving": (), "held": {E: "refused"}},
          "1 of 2 peers are no members: 10.0.0.5:5 (held: refused)"),
@@ -115,8 +117,16 @@ def test_what_is_not_well_is_said(fields: dict[str, Any], trouble: str) -> None:
 
 
 def test_each_check_can_fail() -> None:
-    found = pool(paused=True, error="e", complete=False, peers=(A,))
+    found = pool(paused=True, error="e", incomplete="i", incomplete_for=1.0, peers=(A,))
     assert all(list(check(found)) for check in CHECKS)
+
+
+def test_why_an_answer_is_not_complete_is_said_once_and_for_how_long() -> None:
+    assert incomplete(pool()) == ""
+    old: dict[str, Any] = {"incomplete": "403 Forbidden", "incomplete_for": 75.2}
+    assert incomplete(pool(**old)) == "incomplete for 75 s: 403 Forbidden"
+    error = "discovery failed: 403 Forbidden"
+    assert incomplete(pool(**old, error=error)) == "incomplete for 75 s"
 
 
 def test_of_many_peers_some_are_named() -> None:

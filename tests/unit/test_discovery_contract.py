@@ -12,7 +12,7 @@ from gc_bootstrap.discovery import Discovery, FunctionDiscovery
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.discovery.static import StaticDiscovery
 from gc_bootstrap.errors import DiscoveryError
-from gc_bootstrap.peer import Peer
+from gc_bootstrap.peer import Peer, Snapshot
 from gc_bootstrap.testing import DiscoveryContract, ManualDiscovery
 from gc_bootstrap.wire.registrations import Registrar, Registration
 
@@ -48,6 +48,9 @@ class TestManualDiscovery(DiscoveryContract):
         discovery.set(DiscoveryError("nobody knows"))
         return discovery
 
+    async def discovery_that_knows_a_part(self) -> Discovery:
+        return ManualDiscovery(Snapshot(self.some, complete=False, reason="one is silent"))
+
 
 class TestLocalDiscovery(DiscoveryContract):
     @pytest.fixture(autouse=True)
@@ -67,3 +70,8 @@ class TestLocalDiscovery(DiscoveryContract):
         self.folder.mkdir(mode=0o755)
         self.folder.chmod(0o755)
         return LocalDiscovery(str(self.folder))
+
+    async def discovery_that_knows_a_part(self) -> Discovery:
+        discovery = await self.discovery_of(self.some)
+        (self.folder / "link-1.agent").symlink_to("/nowhere")
+        return discovery

@@ -111,6 +111,11 @@ def asking(**options: Any) -> AbstractAsyncContextManager[Asked]:
     return context()
 
 
+async def snapshot_of(answers: dict[str, Found], **options: Any) -> Snapshot:
+    async with asking(**options) as asked:
+        return await asked.snapshot(answers)
+
+
 def a(*addresses: str) -> dict[str, Found]:
     return {f"{NAME} A": found(*addresses)}
 
@@ -145,6 +150,15 @@ async def test_a_part_of_the_truth_is_not_complete_and_says_why(
             assert await asked.part(answers) == {"10.0.0.5:8791"}
     (line,) = [record.message for record in caplog.records]
     assert line == f"dns:{NAME}: the answer is not complete: {UNKNOWN.doubts[0]}"
+    assert (await snapshot_of(answers, ipv6="both")).reason == UNKNOWN.doubts[0]
+
+
+async def test_a_server_with_partial_answers_is_why_they_are_not_complete() -> None:
+    why = "partial: each answer of the server has only some of the records"
+    assert (await snapshot_of(a("10.0.0.5"), partial=True)).reason == why
+    both = {f"{NAME} A": found("10.0.0.5"), f"{NAME} AAAA": UNKNOWN}
+    reason = (await snapshot_of(both, partial=True, ipv6="both")).reason
+    assert reason == f"{why}; {UNKNOWN.doubts[0]}"
 
 
 # -- addresses -----------------------------------------------------------------------------------
@@ -406,3 +420,7 @@ class TestDnsDiscovery(DiscoveryContract):
 
     async def discovery_that_cannot_know(self) -> Discovery:
         return DnsDiscovery.using(NAME, resolver=lambda *_: FakeResolver({f"{NAME} A": UNKNOWN}))
+
+    async def discovery_that_knows_a_part(self) -> Discovery:
+        answers = {f"{NAME} A": found("127.0.0.1"), f"{NAME} AAAA": UNKNOWN}
+        return DnsDiscovery.using(NAME, resolver=lambda *_: FakeResolver(answers), ipv6="both")

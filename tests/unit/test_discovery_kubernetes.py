@@ -61,6 +61,10 @@ class TestContract(DiscoveryContract):
         self.kube.for_ever["list"] = answers(403, fixture("error-403.json"))
         return self._discovery()
 
+    async def discovery_that_knows_a_part(self) -> KubernetesDiscovery:
+        self.kube.apply("endpointslices", endpoint_slice("other", [endpoint("10.0.0.1")], {"x": 1}))
+        return await self.discovery_of(self.some)
+
 
 async def test_every_change_is_hinted_and_nothing_is_polled(kube: KubeApi, tmp_path: Path) -> None:
     kube.apply("endpointslices", endpoint_slice("cpu-a", [endpoint("10.0.0.1", "cpu-0")]))
@@ -228,7 +232,9 @@ async def test_a_service_without_the_port_is_an_error_and_not_an_empty_answer(
         )
         kube.apply("endpointslices", endpoint_slice("cpu-b", [endpoint("10.0.0.2")]))
         await found.changed()
-        assert await found.peers() == Snapshot(frozenset({B}), complete=False)
+        snapshot = await found.peers()
+        assert snapshot == Snapshot(frozenset({B}), complete=False)
+        assert snapshot.reason == str(caught.value)
 
 
 async def test_its_name_says_what_it_watches(kube: KubeApi, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ async def test_a_broken_watch_serves_the_last_answer_as_incomplete(
         kube.watchers[0].break_off()
         snapshot = await becomes(found, lambda s: not s.complete)
         assert snapshot.peers == {A}
+        await becomes(found, lambda s: "HTTP 500: etcd has no leader" in s.reason)
         tries = len(kube.asked)
         await eventually(lambda: len(kube.asked) > tries + 2)
         (said,) = [r.message for r in caplog.records if "etcd has no leader" in r.message]
@@ -118,8 +119,9 @@ async def test_a_missing_right_is_said_with_the_rule(kube: KubeApi, tmp_path: Pa
             await found.peers()
         assert str(caught.value) == (
             "list endpointslices in namespace pools: 403 Forbidden for"
-            " system:serviceaccount:pools:nobody; its Role lacks the rule"
-            ' {apiGroups: ["discovery.k8s.io"], resources: [endpointslices], verbs: [list, watch]}'
+            " system:serviceaccount:pools:nobody; there is no Role or RoleBinding that gives it the"
+            ' rule {apiGroups: ["discovery.k8s.io"], resources: [endpointslices],'
+            " verbs: [list, watch]}"
         )
         kube.for_ever.clear()  # somebody has given the right
         await found.changed()
@@ -143,6 +145,28 @@ async def test_a_role_without_watch_is_said_and_not_hammered(
     said = [r.message for r in caplog.records if r.levelno == logging.WARNING]
     assert len(said) == 1
     assert said[0].startswith("Kubernetes API: watch endpointslices in namespace pools: 403")
+
+
+async def test_an_answer_that_has_got_old_says_what_keeps_it_so(
+    kube: KubeApi, tmp_path: Path
+) -> None:
+    """An outage, and then a right that is gone: each is told without waiting for a refresh."""
+    kube.apply("endpointslices", endpoint_slice("cpu-a", [endpoint("10.0.0.1")]))
+    async with following(kube, tmp_path) as found:
+        assert (await found.peers()).complete
+        await eventually(watching(kube))
+        kube.for_ever["list"] = kube.for_ever["watch"] = answers(503, "no servers")
+        kube.watchers[0].break_off()
+        await becomes(found, lambda s: "HTTP 503: no servers" in s.reason)
+        forbidden = fixture("error-403.json")
+        kube.for_ever["list"] = kube.for_ever["watch"] = answers(403, forbidden)
+        snapshot = await becomes(found, lambda s: "no Role or RoleBinding" in s.reason)
+        assert snapshot.peers == {A}
+        assert not snapshot.complete
+        kube.for_ever["list"] = kube.for_ever["watch"] = answers(401, fixture("error-401.json"))
+        await becomes(found, lambda s: "401 Unauthorized" in s.reason)
+        kube.for_ever.clear()
+        assert (await becomes(found, lambda s: s.complete)).reason == ""
 
 
 async def test_credentials_that_are_refused_twice_are_an_error(

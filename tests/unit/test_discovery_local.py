@@ -83,6 +83,7 @@ async def test_a_file_that_makes_no_sense_is_a_part_of_the_truth_and_said_once(
             snapshot = await discovery.peers()
             assert snapshot.peers == {A}
             assert not snapshot.complete
+            assert f"{link}: not a registration" in snapshot.reason
         assert caplog.text.count(f"{link}: not a registration") == 1
         link.unlink()
         assert (await discovery.peers()).complete

@@ -167,6 +167,19 @@ def test_labels_make_no_difference() -> None:
     assert hash(plain) == hash(labelled)
 
 
+def test_a_snapshot_that_is_not_complete_may_say_why_and_that_is_for_people() -> None:
+    silent = Snapshot(frozenset({A}), complete=False)
+    saying = Snapshot(frozenset({A}), complete=False, reason="the API server is away")
+    assert silent.reason == ""
+    assert silent == saying
+    assert hash(silent) == hash(saying)
+
+
+def test_a_complete_snapshot_has_no_reason_not_to_be() -> None:
+    with pytest.raises(ValueError, match="complete, and yet not because: away"):
+        Snapshot(frozenset({A}), reason="away")
+
+
 def test_a_collection_of_texts_and_peers_is_a_snapshot() -> None:
     expected = Snapshot(frozenset({A, B}))
     assert Snapshot.of([A, "10.0.0.1:2"]) == expected

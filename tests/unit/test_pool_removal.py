@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -186,15 +187,38 @@ async def test_a_refusal_that_is_part_of_a_peers_life_is_no_warning(
     assert levels["is held by another; next try in 0.0 s"] == "WARNING"
 
 
-async def test_status_says_when_the_last_answer_was_not_the_whole_one() -> None:
+async def test_status_says_why_the_last_answer_was_not_the_whole_one_and_for_how_long() -> None:
+    now = 100.0
     discovery, dist = ManualDiscovery([A]), FakeDist()
-    async with opened(discovery, dist) as pool:
-        assert not (await pool.status()).complete
-        await pool.run_once()
-        assert (await pool.status()).complete
-        discovery.set(Snapshot(frozenset({A}), complete=False))
-        await pool.run_once()
-        assert (await pool.status()).to_json()["complete"] is False
+    pool = Pool(discovery, dist, options=RARELY, clock=lambda: now)
+    await pool.open()
+
+    async def seen(answer: Snapshot | DiscoveryError) -> tuple[bool, str | None, float | None]:
+        discovery.set(answer)
+        with suppress(DiscoveryError):
+            await pool.run_once()
+        said = (await pool.status()).to_json()
+        return said["complete"], said["incomplete"], said["incomplete-for"]
+
+    def part(reason: str = "") -> Snapshot:
+        return Snapshot(frozenset({A}), complete=False, reason=reason)
+
+    try:
+        now = 101.0
+        status = await pool.status()
+        assert not status.complete
+        assert (status.incomplete, status.incomplete_for) == ("there is no answer yet", 1.0)
+        assert await seen(DiscoveryError("no route")) == (False, "no route", 1.0)
+        assert await seen(Snapshot(frozenset({A}))) == (True, None, None)
+        now = 200.0
+        assert await seen(part("one of two\n is silent")) == (False, "one of two is silent", 0.0)
+        now = 275.0
+        assert await seen(DiscoveryError("403 Forbidden")) == (False, "403 Forbidden", 75.0)
+        assert (await pool.status()).error == "discovery failed: 403 Forbidden"
+        assert await seen(part()) == (False, "the discovery does not say why", 75.0)
+        assert await seen(Snapshot(frozenset({A}))) == (True, None, None)
+    finally:
+        await pool.close()
 
 
 async def test_a_panic_is_counted_and_said_to_be_over(caplog: pytest.LogCaptureFixture) -> None:

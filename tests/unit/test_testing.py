@@ -92,6 +92,21 @@ async def test_the_contract_finds_a_discovery_that_answers_nobody_for_an_error()
         await Wrong().test_not_knowing_is_an_error_and_not_an_empty_answer()
 
 
+async def test_the_contract_finds_a_discovery_that_does_not_say_what_is_missing() -> None:
+    class Wrong(DiscoveryContract):
+        async def discovery_of(self, peers: frozenset[Peer]) -> ManualDiscovery:
+            return ManualDiscovery(peers)
+
+        async def discovery_that_cannot_know(self) -> None:
+            return None
+
+        async def discovery_that_knows_a_part(self) -> ManualDiscovery:
+            return ManualDiscovery(Snapshot(self.some, complete=False))
+
+    with pytest.raises(AssertionError, match="does not say why"):
+        await Wrong().test_a_part_of_the_truth_says_why_it_is_one()
+
+
 async def test_the_contract_finds_a_dist_that_forgets_its_members_on_close() -> None:
     class Forgetful(FakeDist):
         async def close(self) -> None:

@@ -42,7 +42,7 @@ from gc_bootstrap.discovery.dns.peers import (
     service_rows,
 )
 from gc_bootstrap.discovery.dns.resolver import Found, Lookup, Resolver, SystemResolver
-from gc_bootstrap.errors import DiscoveryError
+from gc_bootstrap.errors import DiscoveryError, several
 from gc_bootstrap.peer import Peer, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ FEW = 100
 COMPUTE_TIMEOUT = 5.0
 """Seconds that making peers of records may take, after the look-up: 4,000 take a tenth of one."""
 
-SAID = 3
-"""How many problems of a kind a line names; then it counts."""
+PARTIAL = "partial: each answer of the server has only some of the records"
+"""Why an answer is not complete with ``partial: true``."""
 
 NOBODY = Peers()
 
@@ -188,11 +188,15 @@ class DnsDiscovery(Discovery):
         self._say("skipped", looked.peers.skipped)
         self._say("the answer is not complete", looked.doubts)
         now = self._clock()
-        complete = not (looked.doubts or self._options.partial)
         if self._options.partial:
-            snapshot = self._remember(looked.peers, now)
+            snapshot = self._remember(looked, now)
         else:
-            snapshot = Snapshot(looked.peers.peers, complete=complete, labels=looked.peers.labels)
+            snapshot = Snapshot(
+                looked.peers.peers,
+                complete=not looked.doubts,
+                labels=looked.peers.labels,
+                reason=several(looked.doubts),
+            )
         self._kept = None
         if self._options.cache and looked.ttl > 0 and not looked.doubts:
             self._kept = snapshot, now + looked.ttl
@@ -208,7 +212,7 @@ class DnsDiscovery(Discovery):
         found = await lookup.find(options.name, types)
         if not found.answers:
             if found.doubts:
-                raise DiscoveryError(_several(found.doubts))
+                raise DiscoveryError(several(found.doubts))
             return _Looked()
         ttl = min(answer.ttl for answer in found.answers)
         if (options.record_type == "srv") == (options.host_type == "hostname"):
@@ -246,7 +250,7 @@ class DnsDiscovery(Discovery):
         if rows and not peers.peers and doubts:
             raise DiscoveryError(
                 f"none of {len(hosts)} {'addresses' if reverse else 'targets'} of"
-                f" {self._options.domain} could be resolved: {_several(sorted(doubts))}"
+                f" {self._options.domain} could be resolved: {several(sorted(doubts))}"
             )
         ttls = [answer.ttl for look in looks.values() for answer in look.answers]
         return _Looked(peers, (*found.doubts, *doubts), min([ttl, *ttls]))
@@ -269,17 +273,19 @@ class DnsDiscovery(Discovery):
                 f" {COMPUTE_TIMEOUT:g} s"
             ) from None
 
-    def _remember(self, found: Peers, now: float) -> Snapshot:
+    def _remember(self, looked: _Looked, now: float) -> Snapshot:
         """Add what was found to what is remembered."""
         until = now + self._options.partial_ttl
+        found = looked.peers
         fresh = {peer: (until, found.labels[peer]) for peer in found.peers}
         self._seen = {p: seen for p, seen in self._seen.items() if seen[0] > now} | fresh
         labels = {peer: label for peer, (_, label) in self._seen.items()}
-        return Snapshot(frozenset(self._seen), complete=False, labels=labels)
+        reason = several((PARTIAL, *looked.doubts))
+        return Snapshot(frozenset(self._seen), complete=False, labels=labels, reason=reason)
 
     def _say(self, what: str, problems: Sequence[str]) -> None:
         """Log problems when they are others than at the last look."""
-        text = _several(sorted(problems))
+        text = several(sorted(problems))
         if text and text != self._said.get(what):
             logger.warning("%r: %s: %s", self, what, text)
         self._said[what] = text
@@ -290,8 +296,3 @@ def _are_equal(a: tuple[Records, ...], b: tuple[Records, ...]) -> bool:
     return len(a) == len(b) and all(
         x.records == y.records and x.chain == y.chain for x, y in zip(a, b, strict=True)
     )
-
-
-def _several(problems: Sequence[str]) -> str:
-    more = f"; and {len(problems) - SAID} more" if len(problems) > SAID else ""
-    return "; ".join(problems[:SAID]) + more

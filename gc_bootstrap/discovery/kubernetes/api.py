@@ -266,7 +266,8 @@ def failure(
         who = re.search(r'User "([^"]+)"', said)
         user = who[1] if who else f"the user of the {source}"
         return ApiError(
-            f"{what}: 403 Forbidden for {user}; its Role lacks the rule {resource.rule}",
+            f"{what}: 403 Forbidden for {user}; there is no Role or RoleBinding that gives it the"
+            f" rule {resource.rule}",
             lasting=True,
         )
     message = f"{what}: HTTP {status}{': ' if said else ''}{said}"

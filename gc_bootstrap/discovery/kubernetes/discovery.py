@@ -153,8 +153,10 @@ class KubernetesDiscovery(Discovery):
         while True:
             await self._changed.wait()
             store = self._reflector.store
-            if store is not None and self._answer(store) != self._answered:
-                return
+            if store is not None:
+                now, before = self._answer(store), self._answered
+                if before is None or now != before or now.reason != before.reason:
+                    return
             self._changed.clear()
 
     async def close(self) -> None:
@@ -166,7 +168,8 @@ class KubernetesDiscovery(Discovery):
 
     def _answer(self, store: Store) -> Snapshot:
         snapshot = store.snapshot()
-        return snapshot if self._reflector.error is None else replace(snapshot, complete=False)
+        error = self._reflector.error
+        return replace(snapshot, complete=False, reason=str(error)) if error else snapshot
 
     def _say_problems(self, problems: list[str]) -> None:
         for problem in problems:

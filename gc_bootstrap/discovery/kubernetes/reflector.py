@@ -72,7 +72,7 @@ class Reflector:
     namespace
         Says the namespace, for messages; known once something has been asked.
     on_change
-        Called when the snapshot, or whether it can be trusted, has changed.
+        Called when the snapshot, or why it cannot be trusted, has changed.
     clock
         Monotonic seconds.
     sleep
@@ -250,18 +250,19 @@ class Reflector:
             error, bug = ApiError(str(exc)), None
         else:
             error, bug = DiscoveryError(one_line(exc)), exc
-        if self.error is None or str(self.error) != str(error):
+        news = self.error is None or str(self.error) != str(error)
+        if news:
             # Without a list, whoever asks is told, and says it.
             known = self.store is not None
             kept = "; the last answer serves, as incomplete" if known else ""
             level = logging.WARNING if known or bug else logging.DEBUG
             logger.log(level, "Kubernetes API: %s%s", error, kept, exc_info=bug)
-        was, self.error = self.error, error
+        self.error = error
         # What is no ApiError is about credentials, or a bug: it does not mend itself.
         lasting = not isinstance(error, ApiError) or error.lasting
         if self.store is None:
             (self.settled.set if lasting else self.settled.clear)()
-        if was is None:
+        if news:
             self._on_change()
         self._failures += 1
         asked = error.retry_after if isinstance(error, ApiError) else None

@@ -13,7 +13,7 @@ from typing import Any
 
 from gc_bootstrap.discovery.kubernetes.objects import Entry, Json, Reading, merged_leaving
 from gc_bootstrap.discovery.kubernetes.options import Family
-from gc_bootstrap.errors import one_line
+from gc_bootstrap.errors import one_line, several
 from gc_bootstrap.peer import Peer, Snapshot
 
 Read = Callable[[Json], Reading]
@@ -111,6 +111,7 @@ class Store:
                 empty.union(*(index.leaving for index in indexes)),
                 complete=not self._partial,
                 labels=MappingProxyType(labels),
+                reason=several(self.problems()),
             )
         return self._snapshot
 
