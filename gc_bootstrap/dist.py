@@ -47,7 +47,7 @@ class Dist(Backend, ABC):
         """Learn for whom to work; called before :meth:`start` by a scheduler's plugin."""
 
     async def start(self) -> None:
-        """Get ready; called once. Does not wait for peers."""
+        """Get ready, as :meth:`.Discovery.start` does. Does not wait for peers."""
 
     @abstractmethod
     async def members(self) -> frozenset[Peer]:

@@ -35,14 +35,12 @@ async def dask_setup(
     """Attach the agents that a discovery finds."""
     log_like_distributed()
     try:
-        plugin = BootstrapPlugin.unchecked(
+        plugin = _PreloadedPlugin.unchecked(
             discovery=discovery, cookie_file=cookie_file, refresh_interval=refresh_interval
         )
         await asyncio.to_thread(plugin.prepare, scheduler)
     except ConfigError as exc:
-        for problem in exc.problems:
-            click.echo(f"gc_bootstrap: {problem}", err=True)
-        await _end_process(2)
+        await _give_up(exc)
     except Exception:
         logger.exception("The pools could not be made; ending the scheduler")
         await _end_process(1)
@@ -50,6 +48,22 @@ async def dask_setup(
         scheduler.add_plugin(plugin)
     else:
         logger.info("gc-bootstrap.discovery is null and there are no pools: nothing is started")
+
+
+class _PreloadedPlugin(BootstrapPlugin):
+    """Ends a scheduler whose configuration turns out at its start to be a bad one."""
+
+    async def start(self, scheduler: Scheduler) -> None:
+        try:
+            await super().start(scheduler)
+        except ConfigError as exc:
+            await _give_up(exc)
+
+
+async def _give_up(exc: ConfigError) -> NoReturn:
+    for problem in exc.problems:
+        click.echo(f"gc_bootstrap: {problem}", err=True)
+    await _end_process(2)
 
 
 async def _end_process(code: int) -> NoReturn:

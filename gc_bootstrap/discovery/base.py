@@ -22,7 +22,16 @@ class Discovery(Backend, ABC):
     """
 
     async def start(self) -> None:
-        """Get ready; called once, before anything else. Does not wait for peers."""
+        """Get ready, before anything else is called. Does not wait for peers.
+
+        Called once; again where it has raised, or not returned within half a minute. Such an
+        attempt leaves nothing behind.
+
+        Raises
+        ------
+        ConfigError
+            It cannot work as it is configured; it is not called again.
+        """
 
     @abstractmethod
     async def peers(self) -> Snapshot:

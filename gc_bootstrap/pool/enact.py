@@ -19,6 +19,7 @@ from gc_bootstrap.errors import DistError, one_line
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.pool.plan import Plan
 from gc_bootstrap.pool.record import Record
+from gc_bootstrap.pool.supervise import ends_task, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -184,11 +185,8 @@ class Enactor:
         except TimeoutError as exc:
             late = deadline.expired()
             return Outcome.refused(f"no outcome within {timeout:g} s" if late else one_line(exc))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+        except BaseException as exc:
+            if ends_task(exc):
                 raise  # the pool closes, or the drop is cancelled
-            return Outcome.refused("the attempt was cancelled by somebody else")
-        except Exception as exc:
             logger.exception("Pool %s: a bug in its dist, at %s", self._name, peer)
-            return Outcome.refused(one_line(exc))
+            return Outcome.refused(reason_of(exc))

@@ -7,29 +7,33 @@ import logging
 import math
 import random as _random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from gc_bootstrap.config import DEFAULT_POOL, PoolOptions
 from gc_bootstrap.discovery import DiscoveryLike, as_discovery
 from gc_bootstrap.dist import Dist
-from gc_bootstrap.errors import DiscoveryError, DistError, one_line
+from gc_bootstrap.errors import DiscoveryError, DistError
 from gc_bootstrap.peer import Peer, Snapshot
 from gc_bootstrap.pool import plan as planning
+from gc_bootstrap.pool.alarm import Alarm
 from gc_bootstrap.pool.enact import Enactor
+from gc_bootstrap.pool.parts import Parts
 from gc_bootstrap.pool.plan import Plan
 from gc_bootstrap.pool.record import Record
 from gc_bootstrap.pool.status import PoolStatus
+from gc_bootstrap.pool.supervise import Supervisor, ends_task, reason_of
 
 logger = logging.getLogger(__name__)
 
 LOOK_TIMEOUT = 30.0
 """Seconds that a discovery or a dist may take to say who is there. Generous: they set their own."""
 
-CLOSE_TIMEOUT = 10.0
-"""Seconds that a discovery or a dist may take to close."""
+START_PATIENCE = 2.0
+"""Seconds that :meth:`Pool.start` waits for both to have started; the loop waits on."""
 
 HINT_GAP = 0.05
 """Shortest time between two refreshes, in seconds: a burst of hints makes one refresh."""
@@ -77,7 +81,8 @@ class Pool:
         self.dist = dist
         self.paused = False
         self._clock = clock
-        self._record = Record(name, self.options, self._on_failure, clock, random)
+        self._alarm = Alarm(clock)
+        self._record = Record(name, self.options, self._alarm.consider, clock, random)
         self._enactor = Enactor(dist, name, self.options, self._record, self.hint, clock)
         self._snapshot: Snapshot | None = None
         self._plan = Plan()
@@ -86,10 +91,9 @@ class Pool:
         self._incomplete: tuple[str, float] | None = ("there is no answer yet", clock())
         self._refreshes = 0
         self._refreshing = asyncio.Lock()
-        self._nudge = asyncio.Event()
-        self._hinted = False
-        self._sleeps_until = math.inf
-        self._tasks: list[asyncio.Task[None]] = []
+        self._parts = Parts(name, self.discovery, dist)
+        self._supervisor = Supervisor(name, self._delay, self.options.reconnect.max, clock)
+        self._random = random
         self._started = False
         self._closed = False
 
@@ -108,31 +112,38 @@ class Pool:
     async def start(self) -> None:
         """Start the discovery, the dist and the loop. Does not wait for peers.
 
+        A discovery or a dist that does not start is tried again, with backoff, and is an error in
+        the status meanwhile.
+
         Raises
         ------
-        Exception
-            Whatever the discovery's or the dist's own ``start`` raised; nothing is left running.
+        ConfigError
+            The discovery or the dist cannot work as it is configured; nothing is left running.
         """
-        await self.open()
-        self._tasks.append(self._task(self._run(), "refresh loop"))
+        self._start_once()
+        self._supervisor.run("refresh loop", self._run)
         if self.options.refresh_interval is not None:
-            self._tasks.append(self._task(self._watch(self.discovery.changed), "discovery hints"))
-            self._tasks.append(self._task(self._watch(self.dist.changed), "dist hints"))
+            self._supervisor.run("discovery hints", partial(self._watch, self.discovery.changed))
+            self._supervisor.run("dist hints", partial(self._watch, self.dist.changed))
+        try:
+            await self._parts.tried(START_PATIENCE)
+        except BaseException:
+            await self.close()
+            raise
 
     async def open(self) -> None:
         """Start the discovery and the dist, but no loop: for :meth:`run_once` by hand.
 
         Raises
         ------
-        Exception
+        ConfigError
             As :meth:`start`.
+        StartError
+            One of them does not start; nothing is left running.
         """
-        if self._started:
-            raise RuntimeError(f"pool {self.name!r} has been started already")
-        self._started = True
+        self._start_once()
         try:
-            await self.dist.start()
-            await self.discovery.start()
+            await self._parts.open()
         except BaseException:
             await self.close()
             raise
@@ -142,16 +153,9 @@ class Pool:
         if self._closed:
             return
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._supervisor.close()
         await self._enactor.close()
-        for what, close in (("discovery", self.discovery.close), ("dist", self.dist.close)):
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await close()
-            except Exception as exc:
-                logger.exception("Pool %s: closing its %s: %s", self.name, what, one_line(exc))
+        await self._parts.close()
 
     def pause(self) -> None:
         """Look and act no more until :meth:`resume`. What is under way is finished."""
@@ -165,8 +169,7 @@ class Pool:
 
     def hint(self) -> None:
         """Make the loop refresh soon. Cheap; many hints make one refresh."""
-        self._hinted = True
-        self._nudge.set()
+        self._alarm.ring()
 
     async def refresh(self) -> Plan:
         """Look, plan and begin to act, now; does not wait for what was begun, nor for the loop.
@@ -187,6 +190,8 @@ class Pool:
         DistError
             Who is a member could not be read. In both cases nothing was done.
         """
+        if not self._parts.opened.is_set():
+            raise DiscoveryError("it has not been started yet")
         async with self._refreshing:
             # Who is busy at any moment of the look is left alone: what is read of a peer while
             # its connect ends may be from before.
@@ -234,7 +239,8 @@ class Pool:
         DistError
             Who is a member could not be read.
         """
-        members = await self._members()
+        # A dist that has not been started has no members, and the error says why.
+        members = await self._members() if "dist" in self._parts.started else frozenset()
         now = self._clock()
         # From the plan, except for what has been learnt since.
         history = self._record.history
@@ -249,7 +255,7 @@ class Pool:
             paused=self.paused,
             refresh_interval=self.options.refresh_interval,
             refreshes=self._refreshes,
-            error="; ".join(self._errors.values()) or None,
+            error="; ".join([*self._errors.values(), *self._supervisor.down.values()]) or None,
             warning=self._plan.warning or None,
             incomplete=self._incomplete[0] if self._incomplete else None,
             incomplete_for=now - self._incomplete[1] if self._incomplete else None,
@@ -277,31 +283,33 @@ class Pool:
 
     # -- the loop --------------------------------------------------------------------------------
 
+    def _start_once(self) -> None:
+        if self._started:
+            raise RuntimeError(f"pool {self.name!r} has been started already")
+        self._started = True
+
     async def _run(self) -> None:
-        while True:
+        await self._parts.open_at_last(self._delay, partial(self._say_error, "start"))
+        self._errors.pop("start", None)
+        # Not for ever: what swallows a cancellation does not keep the loop.
+        while not self._closed:
             began = self._clock()
-            self._hinted = False
+            self._alarm.reset()
             if not self.paused:
                 await self._refresh_and_log()
                 if self.options.refresh_interval is None:
                     return
-            await self._sleep(began, self.options.refresh_interval or math.inf)
+            await self._alarm.sleep(partial(self._wakes_at, began), began + HINT_GAP)
 
-    async def _sleep(self, began: float, interval: float) -> None:
-        """Wait for the next interval, the end of a backoff or a hint, whichever comes first."""
-        earliest = began + HINT_GAP
-        while not self._hinted:
-            self._nudge.clear()
-            self._sleeps_until = (
-                math.inf if self.paused else min(began + interval, max(earliest, self._next_hold()))
-            )
-            delay = self._sleeps_until - self._clock()
-            try:
-                async with asyncio.timeout(None if delay == math.inf else max(0.0, delay)):
-                    await self._nudge.wait()
-            except TimeoutError:
-                break
-        await asyncio.sleep(max(0.0, earliest - self._clock()))
+    def _delay(self, failures: int) -> float:
+        return planning.backoff(self.options.reconnect, failures, self._random())
+
+    def _wakes_at(self, began: float) -> float:
+        """When the next refresh is due if nobody hints at one."""
+        if self.paused:
+            return math.inf
+        interval = self.options.refresh_interval or math.inf
+        return min(began + interval, max(began + HINT_GAP, self._next_hold()))
 
     def _next_hold(self) -> float:
         """When the first hold ends by itself; a hold that is over is waiting for a free place."""
@@ -314,28 +322,28 @@ class Pool:
         ]
         return min((hold.until for hold in holds if hold.until > now), default=math.inf)
 
-    def _on_failure(self, retry_at: float) -> None:
-        """Reconsider how long to sleep: a backoff has begun that may end before that."""
-        if retry_at < self._sleeps_until:
-            self._nudge.set()
-
     async def _refresh_and_log(self) -> None:
         try:
             await self.refresh()
         except DiscoveryError:
             pass  # _look has said it
-        except Exception as exc:
+        except BaseException as exc:
             # A dist that cannot say who is a member, or a bug of somebody's. The loop goes on.
+            if ends_task(exc):
+                raise
             bug = None if isinstance(exc, DistError) else exc
-            self._say_error("members", f"refresh failed: {one_line(exc)}", bug)
+            self._say_error("members", f"refresh failed: {reason_of(exc)}", bug)
 
     async def _watch(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Turn hints into wake-ups, for as long as the pool lives."""
-        while True:
+        await self._parts.opened.wait()
+        while not self._closed:
             try:
                 await changed()
-            except Exception as exc:
-                logger.warning("Pool %s: no hints for now: %s", self.name, one_line(exc))
+            except BaseException as exc:
+                if ends_task(exc):
+                    raise
+                logger.warning("Pool %s: no hints for now: %s", self.name, reason_of(exc))
                 await asyncio.sleep(self.options.reconnect.max)
             else:
                 self.hint()
@@ -348,10 +356,12 @@ class Pool:
                 found = await self.discovery.peers()
             if not isinstance(found, Snapshot):
                 raise TypeError(f"expected a Snapshot, got {type(found).__name__}")
-        except Exception as exc:
+        except BaseException as exc:
+            if ends_task(exc):
+                raise
             late = isinstance(exc, TimeoutError) and deadline.expired()
             bug = None if isinstance(exc, DiscoveryError) or late else exc
-            error = f"no answer within {LOOK_TIMEOUT:g} s" if late else one_line(exc)
+            error = f"no answer within {LOOK_TIMEOUT:g} s" if late else reason_of(exc)
             self._say_error("discovery", f"discovery failed: {error}", bug)
             self._is_incomplete(error)
             if self._snapshot is None:
@@ -380,11 +390,8 @@ class Pool:
         self._errors.pop("members", None)
         return members
 
-    def _say_error(self, source: str, error: str, bug: Exception | None = None) -> None:
+    def _say_error(self, source: str, error: str, bug: BaseException | None = None) -> None:
         """Remember an error; log it when it is a new one, with a traceback if it is a bug."""
         if self._errors.get(source) != error:
             logger.warning("Pool %s: %s", self.name, error, exc_info=bug)
         self._errors[source] = error
-
-    def _task(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
-        return asyncio.create_task(coroutine, name=f"gc_bootstrap pool {self.name}: {what}")

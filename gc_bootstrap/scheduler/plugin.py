@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
@@ -78,7 +78,7 @@ class BootstrapPlugin(SchedulerPlugin):
         self._closed = False
 
     @classmethod
-    def unchecked(cls, **overrides: Any) -> BootstrapPlugin:
+    def unchecked(cls, **overrides: Any) -> Self:
         """Make one whose options are first looked at by :meth:`prepare`, all problems at once."""
         plugin = cls()
         plugin._overrides = {key: value for key, value in overrides.items() if value is not None}
@@ -119,7 +119,8 @@ class BootstrapPlugin(SchedulerPlugin):
         Raises
         ------
         ConfigError
-            Where :meth:`prepare` has not been called before and finds problems.
+            Where :meth:`prepare` has not been called before and finds problems, or where a
+            discovery or a dist first finds them when it starts. All pools are closed then.
         """
         if self._scheduler is not None:
             return
@@ -133,13 +134,19 @@ class BootstrapPlugin(SchedulerPlugin):
             # Dask replaces a plugin of the same name without a word to it.
             await before.close()
         _dask.add_rpc(scheduler, STATUS_HANDLER, self.status)
+        problems: list[str] = []
         for name, pool in self.pools.items():
             try:
                 await pool.start()
+            except ConfigError as exc:
+                problems += (f"pool {name}: {problem}" for problem in exc.problems)
             except Exception as exc:
                 logger.exception("Pool %s does not start: %s", name, one_line(exc))
             else:
                 logger.info("Pool %s looks for peers by %r", name, pool.discovery)
+        if problems:
+            await self.close()
+            raise ConfigError(problems)
         if not self.pools:
             logger.info("No discovery is configured: no pool is started")
         self._watchdog = asyncio.create_task(

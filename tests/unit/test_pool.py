@@ -148,7 +148,7 @@ async def test_without_an_interval_the_pool_looks_once() -> None:
     discovery, dist = ManualDiscovery([A]), FakeDist()
     async with Pool(discovery, dist, options=ONCE) as pool:
         await eventually(lambda: dist.connected == {A})
-        await eventually(lambda: all(task.done() for task in pool._tasks))
+        await eventually(lambda: all(task.done() for task in pool._supervisor._tasks.values()))
         discovery.set([A, B])
         dist.lose(A)
         pool.hint()
@@ -164,7 +164,7 @@ async def test_a_paused_pool_neither_looks_nor_acts_until_it_is_resumed() -> Non
     async with Pool(discovery, dist, options=QUICK) as pool:
         await eventually(lambda: discovery.looks >= 2)
         pool.pause()
-        await eventually(lambda: pool._sleeps_until == float("inf"))
+        await eventually(lambda: pool._alarm.until == float("inf"))
         looks = discovery.looks
         discovery.set([A])
         plan = await pool.run_once()
@@ -253,20 +253,6 @@ async def test_a_refresh_that_closing_overtakes_connects_nobody() -> None:
     await closing
     await asyncio.gather(refresh, return_exceptions=True)
     assert dist.calls == []
-
-
-@pytest.mark.parametrize("broken", ["discovery", "dist"])
-async def test_a_start_that_fails_closes_both(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    discovery, dist = ManualDiscovery(), FakeDist()
-
-    async def fail() -> None:
-        raise OSError("no such device")
-
-    monkeypatch.setattr(discovery if broken == "discovery" else dist, "start", fail)
-    with pytest.raises(OSError, match="no such device"):
-        await Pool(discovery, dist).start()
-    assert discovery.closed
-    assert dist.closed
 
 
 async def test_a_pool_starts_once() -> None:

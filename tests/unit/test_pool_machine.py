@@ -201,14 +201,14 @@ class PoolMachine(RuleBasedStateMachine):
         self.do(_turns())
         ended = busy - self.dist.connecting - self.dist.dropping
         if ended & self.awaited:
-            assert self.pool._hinted, "does not reconsider what it has waited for"
+            assert self.pool._alarm.rung, "does not reconsider what it has waited for"
 
     def the_pool_refreshes(self) -> None:
         before, dropping = set(self.dist.connected), set(self.dist.dropping)
         self.observe(before)
         self.dist.calls.clear()
         self.dist.cut_off.clear()
-        self.pool._hinted = False
+        self.pool._alarm.reset()
         try:
             self.do(self.pool.refresh())
         except DiscoveryError:
