@@ -96,18 +96,50 @@ class BadValueError(ValueError):
     """A value is not what was expected; the message follows the key and the value."""
 
 
-def _duration(value: Any) -> float:
+SHORTEST, LONGEST = 0.001, 365 * 86400.0
+"""Seconds that a duration has. A longer one is a slip of the pen, and what waits for it may count
+in numbers that it does not fit into."""
+
+
+def duration(value: Any, *, least: float = SHORTEST) -> float:
+    """Read a duration: the one way, for configuration, backends and commands.
+
+    Parameters
+    ----------
+    value
+        A text such as ``5s``, as Dask reads it, or a number of seconds.
+    least
+        Seconds; shorter ones are refused. 0 allows to write ``0s``.
+
+    Returns
+    -------
+    float
+        Seconds, finite.
+
+    Raises
+    ------
+    BadValueError
+        It is none, or out of bounds.
+    """
     seconds = math.nan
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        with suppress(ValueError, KeyError, TypeError, OverflowError, IndexError):
-            seconds = float(parse_timedelta(value))
-    if not 0 < seconds < math.inf:
+    # Dask puts a 1 before a text that does not begin with a digit: ".5s" would be 1.5 s.
+    if isinstance(value, str) and value.strip()[:1].isdigit():
+        with suppress(ValueError, KeyError, OverflowError):
+            seconds = float(parse_timedelta(value.strip()))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            seconds = float(value)
+    if not (0 < seconds < math.inf or seconds == least):
         raise BadValueError("is not a duration such as 5s")
+    if seconds < least:
+        raise BadValueError(f"is shorter than {least:g} s")
+    if seconds > LONGEST:
+        raise BadValueError(f"is longer than {LONGEST / 86400:g} days")
     return seconds
 
 
 def _duration_or_zero(value: Any) -> float:
-    return 0.0 if value in (0, "0", "0s") and value is not False else _duration(value)
+    return duration(value, least=0.0)
 
 
 def _whole(minimum: int) -> Check:
@@ -172,17 +204,17 @@ def _optional(check: Check) -> Check:
 
 
 # Backends check their options the same way, and say it in the same words.
-duration, one_of = _duration, _one_of
+one_of = _one_of
 
 _SCHEMA: Schema = {
     "discovery": _optional(_backend),
     "dist": _backend,
-    "refresh-interval": _optional(_duration),
-    "connect": {"timeout": _duration, "concurrency": _whole(1)},
+    "refresh-interval": _optional(duration),
+    "connect": {"timeout": duration, "concurrency": _whole(1)},
     "reconnect": {
-        "initial": _duration,
+        "initial": duration,
         "factor": _number(1),
-        "max": _duration,
+        "max": duration,
         "jitter": _number(0, 1),
     },
     "removal": {
@@ -191,7 +223,7 @@ _SCHEMA: Schema = {
         "grace": _duration_or_zero,
         "panic-threshold": _number(0, 1),
     },
-    "drain": {"timeout": _duration},
+    "drain": {"timeout": duration},
     "cookie-file": _optional(_path),
     "scheduler-address": _optional(_address),
     "versions": _one_of("refuse", "warn", "ignore"),

@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 import dask.config
-from dask.utils import parse_timedelta
 
 from gc_bootstrap.agent import warm
 from gc_bootstrap.agent._dask import (
@@ -26,9 +25,13 @@ from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import click_parameters, worker_options
 from gc_bootstrap.agent.run import AgentOptions, run
 from gc_bootstrap.cli.common import errors_as_lines
+from gc_bootstrap.cli.params import Duration
 from gc_bootstrap.errors import ConfigError, one_line, os_reason
 from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.wire import cookie as cookies
+
+SHORTEST_LEASE = 1.0
+"""Seconds. Within them a scheduler is asked several times; a busy one needs a moment to answer."""
 
 
 class _AgentCommand(click.Command):
@@ -59,13 +62,16 @@ class _AgentCommand(click.Command):
     "--drain-timeout",
     default="60s",
     show_default=True,
+    type=Duration(least=0),
     help="How long SIGTERM waits for tasks to finish and data to be moved away.",
 )
 @click.option(
     "--lease-timeout",
     default="5m",
     show_default=True,
-    help="How long a scheduler may give no sign of life before another can attach this agent.",
+    type=Duration(least=SHORTEST_LEASE),
+    help="How long a scheduler may give no sign of life before another can attach this agent;"
+    f" at least {SHORTEST_LEASE:g}s.",
 )
 @click.option(
     "--import",
@@ -78,8 +84,8 @@ class _AgentCommand(click.Command):
 def command(
     listen: str | None,
     cookie_file: str | None,
-    drain_timeout: str,
-    lease_timeout: str,
+    drain_timeout: float,
+    lease_timeout: float,
     imports: Sequence[str],
     insecure: bool,
     pid_file: str,
@@ -101,8 +107,8 @@ def command(
             listen=Listen.parse(listen),
             cookie=_cookie(cookie_file),
             insecure=insecure,
-            drain_timeout=_duration("--drain-timeout", drain_timeout),
-            lease_timeout=_duration("--lease-timeout", lease_timeout),
+            drain_timeout=drain_timeout,
+            lease_timeout=lease_timeout,
         )
         if pid_file:
             try:
@@ -141,13 +147,3 @@ def _cookie(file: str | None) -> cookies.Cookie | None:
     finally:
         # Workers inherit this process' environment, and need not know it.
         os.environ.pop(cookies.VARIABLE, None)
-
-
-def _duration(option: str, text: str) -> float:
-    try:
-        seconds = float(parse_timedelta(text))
-    except (ValueError, KeyError):
-        seconds = -1
-    if seconds < 0:
-        raise ConfigError(f"{option} {text}: is not a duration such as 60s")
-    return seconds

@@ -10,6 +10,7 @@ import click
 
 from gc_bootstrap import backends
 from gc_bootstrap.cli.common import console, errors_as_lines, table
+from gc_bootstrap.cli.params import Duration
 from gc_bootstrap.cli.report import labels_text
 from gc_bootstrap.discovery import Discovery, as_discovery
 from gc_bootstrap.errors import DiscoveryError
@@ -18,7 +19,13 @@ from gc_bootstrap.peer import Snapshot
 
 @click.command("peers")
 @click.argument("discovery")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the answer.")
+@click.option(
+    "--timeout",
+    default="30s",
+    show_default=True,
+    type=Duration(),
+    help="How long to wait for the answer.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(discovery: str, timeout: float, as_json: bool) -> None:
     """Ask DISCOVERY once and print its answer; exit with 1 if it cannot know.

@@ -16,6 +16,7 @@ from distributed.security import Security
 from rich.text import Text
 
 from gc_bootstrap.cli.common import console, errors_as_lines, table
+from gc_bootstrap.cli.params import Duration
 from gc_bootstrap.cli.report import STATES, incomplete, rows, summary, troubles
 from gc_bootstrap.errors import ConfigError, GcBootstrapError, one_line
 from gc_bootstrap.wire.names import STATUS_HANDLER
@@ -31,7 +32,13 @@ _pem = click.Path(exists=True, resolve_path=True)
 @click.option("--tls-ca-file", type=_pem, help="CA certificate(s) for TLS, in PEM format.")
 @click.option("--tls-cert", type=_pem, help="Client certificate for TLS, in PEM format.")
 @click.option("--tls-key", type=_pem, help="Client key for TLS, in PEM format.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for the answer.")
+@click.option(
+    "--timeout",
+    default="10s",
+    show_default=True,
+    type=Duration(),
+    help="How long to wait for the answer.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--check",

@@ -75,6 +75,15 @@ async def test_status_of_nobody_is_one_line() -> None:
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["peers", "status"])
+async def test_a_timeout_is_a_duration(command: str) -> None:
+    code, out, err = await run_cli("pool", command, "local", "--timeout", "inf")
+    assert (code, out) == (2, "")
+    assert err.endswith(
+        "Error: Invalid value for '--timeout': 'inf' is not a duration such as 5s\n"
+    )
+
+
 async def test_peers_prints_what_a_discovery_finds(runtime_dir: Path) -> None:
     code, out, _ = await run_cli("pool", "peers", "--json", "static:10.0.0.5,[fd00::5]:1234")
     assert code == 0
@@ -128,7 +137,11 @@ async def test_peers_of_a_discovery_that_cannot_know_exits_with_1(runtime_dir: P
         (["--listen", "here"], "is not HOST:PORT"),
         (["--listen", "127.0.0.1:99999"], "is not HOST:PORT"),
         (["--cookie-file", "/nope"], "--cookie-file /nope: cannot be read"),
-        (["--drain-timeout", "soon"], "is not a duration"),
+        (["--drain-timeout", "soon"], "'soon' is not a duration"),
+        (["--drain-timeout", ""], "'' is not a duration"),
+        (["--drain-timeout", "1e999s"], "'1e999s' is not a duration"),
+        (["--lease-timeout", "0s"], "'0s' is not a duration"),
+        (["--lease-timeout", "500ms"], "'500ms' is shorter than 1 s"),
         (["--resources", "GPU"], "is not NAME=NUMBER"),
         (["--nworkers", "many"], "is neither a whole number nor 'auto'"),
         (["--nworkers", "2", "--no-nanny"], "--no-nanny: runs one worker"),

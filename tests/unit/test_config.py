@@ -171,7 +171,8 @@ NO_ADDRESS = "is not an address such as tcp://10.0.0.1:8786"
 
 @pytest.mark.parametrize("path", ["refresh-interval", "connect.timeout", "drain.timeout"])
 @pytest.mark.parametrize(
-    "value", ["5 parsecs", "-1s", 0, "0s", True, [], {}, "", " ", "nan", "1e999s", float("inf")]
+    "value",
+    ["5 parsecs", "-1s", 0, "0s", True, [], {}, "", " ", "nan", "1e999s", float("inf"), ".5s", "s"],
 )
 def test_a_value_that_is_no_duration_is_one_line(path: str, value: Any) -> None:
     assert only_problem(nested(path, value)) == f"gc-bootstrap.{path}: {value!r} {NO_DURATION}"
@@ -185,6 +186,8 @@ def test_a_value_that_is_no_duration_is_one_line(path: str, value: Any) -> None:
         ("connect.concurrency", 1.5, "is not a whole number of at least 1"),
         ("connect.concurrency", True, "is not a whole number of at least 1"),
         ("connect.concurrency", "64", "is not a whole number of at least 1"),
+        ("connect.timeout", "1us", "is shorter than 0.001 s"),
+        ("connect.timeout", "53w", "is longer than 365 days"),
         ("reconnect.initial", "soon", NO_DURATION),
         ("reconnect.factor", 0.9, "is not a number of at least 1"),
         ("reconnect.factor", "2", "is not a number of at least 1"),
