@@ -26,13 +26,12 @@ from distributed.proctitle import enable_proctitle_on_children, enable_proctitle
 from distributed.protocol.pickle import dumps
 from distributed.utils import get_mp_context, import_term
 from distributed.versions import get_versions
-from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
 __all__ = [
     "NEEDS",
-    "STARTUP_INFORMATION",
     "HookedNanny",
     "Status",
+    "add_startup_information",
     "add_stream_handler",
     "asyncio_run",
     "beside_the_worker",
@@ -78,7 +77,7 @@ NEEDS = (
     ("distributed.utils", "get_mp_context", "2022.6.1", "workers that start within 0.1 s"),
     ("distributed.utils", "import_term", "2.9.0", "--worker-class"),
     ("distributed.versions", "get_versions", "2.0.0", "workers that start within 0.1 s"),
-    ("distributed.worker", "DEFAULT_STARTUP_INFORMATION", "2.3.0", "the tag on a worker"),
+    (_WORKER, "startup_information", "2.3.0", "the tag on a worker"),
     (_WORKER, "stream_handlers", "2.0.0", "a worker says which tasks it runs"),
     (_WORKER, "batched_send", "2.0.0", "a worker says which tasks it runs"),
     (_WORKER, "periodic_callbacks", "2.0.0", "no socket is left of a worker that ends at once"),
@@ -88,14 +87,13 @@ NEEDS = (
     (_NANNY, "_on_worker_exit", "2022.8.0", "a worker is restarted for its own scheduler only"),
     (_NANNY, "process", "2.0.0", "whether a worker runs; no process is lost"),
     (_NANNY, "close_gracefully", "2022.10.1", "an agent is idle soon after its worker has ended"),
+    (_NANNY, "identity", "2.0.0", "an agent's nannies say that they are nannies"),
+    (_PROCESS, "process", "2.0.0", "a worker over its memory limit ends at once"),
     (_PROCESS, "status", "2.11.0", "whether a worker runs"),
     (_PROCESS, "running", "2.0.0", "a start that was cut short leaves no process"),
     (_PROCESS, "worker_address", "2.0.0", "a worker that does not start is ended soon"),
 )
 """Where, which name, since which version of ``distributed``, and what does not work without it."""
-
-STARTUP_INFORMATION: Mapping[str, Callable[[Worker], Any]] = DEFAULT_STARTUP_INFORMATION
-"""What every worker tells its scheduler when it registers."""
 
 CONNECT_POLL = 0.02
 
@@ -171,6 +169,11 @@ async def close_worker(worker: Worker, timeout: float, reason: str) -> None:
     await worker.close(timeout=timeout, executor_wait=False, reason=reason)
 
 
+def add_startup_information(worker: Worker, key: str, what: Callable[[Worker], Any]) -> None:
+    """Have a worker tell its scheduler one thing more when it registers."""
+    worker.startup_information = {**worker.startup_information, key: what}
+
+
 def add_stream_handler(worker: Worker, op: str, handler: Callable[..., None]) -> None:
     """Have a worker take in a message that its scheduler sends by its stream."""
     worker.stream_handlers[op] = handler
@@ -210,6 +213,22 @@ class HookedNanny(Nanny):
     def is_ending(self) -> bool:
         """Whether the worker closes for good."""
         return self.status in (Status.closing_gracefully, Status.closing, Status.closed)
+
+    def identity(self) -> dict[str, str]:
+        """Who it is; to others it is a nanny as any other."""
+        return {**super().identity(), "type": Nanny.__name__}
+
+    async def instantiate(self) -> Status:
+        """Start the worker.
+
+        Where Dask sends it SIGTERM later, because of its memory, it is killed: it leaves SIGTERM
+        to the agent. By default that would have ended it as abruptly.
+        """
+        status = await super().instantiate()
+        process = self.process.process if self.process is not None else None
+        if process is not None:
+            process.terminate = process.kill  # type: ignore[method-assign]
+        return status
 
     async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
         """End the process, also one whose start was cut short.

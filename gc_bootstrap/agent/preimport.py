@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
+
+from gc_bootstrap.agent import signals
 
 VARIABLE = "_GC_BOOTSTRAP_PREIMPORT"
-"""Names the modules to import; set in the forkserver only."""
+"""Names the agent's process, whose forkserver this is for, and the modules to import. It stays in
+the agent's environment for the next forkserver, should this one die."""
 
 FAILURES: dict[str, str] = {}
 
 
 def _prepare(names: list[str]) -> None:
+    signals.shield_forkserver()  # at once: importing may take long
     from gc_bootstrap.agent._dask import get_versions
 
     for name in names:
@@ -26,10 +29,10 @@ def _prepare(names: list[str]) -> None:
             FAILURES[name] = f"{type(exc).__name__}: {exc}"
     # Every worker states the versions of a dozen packages; reading them once fills Dask's cache.
     get_versions()
-    # Ctrl-C in a terminal reaches the workers as well as the agent. The agent alone acts on it:
-    # it moves their data away first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.shield_forkserver()  # a module may have set a handler of its own
 
 
-if VARIABLE in os.environ:
-    _prepare([name for name in os.environ[VARIABLE].split(",") if name])
+_agent, _, _names = os.environ.get(VARIABLE, "").partition(":")
+if _agent == str(os.getppid()):
+    del os.environ[VARIABLE]  # workers and what they start need not know it
+    _prepare([name for name in _names.split(",") if name])

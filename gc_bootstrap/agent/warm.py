@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import importlib
 import multiprocessing
 import os
@@ -61,11 +62,9 @@ async def warm_up(required: Iterable[str], welcome: Iterable[str]) -> None:
     # (distributed/nanny.py, https://github.com/dask/distributed/pull/8400).
     if os.environ.get("PYTHONHASHSEED") in (None, "0"):
         os.environ["PYTHONHASHSEED"] = "6640"
-    os.environ[preimport.VARIABLE] = ",".join(names)
-    try:
-        failures = await asyncio.to_thread(_start_forkserver)
-    finally:
-        os.environ.pop(preimport.VARIABLE, None)
+    os.environ[preimport.VARIABLE] = f"{os.getpid()}:{','.join(names)}"
+    atexit.register(_kill_workers)
+    failures = await asyncio.to_thread(_start_forkserver)
     problems = [f"--import {name}: {failures[name]}" for name in required if name in failures]
     if problems:
         raise ConfigError(problems)
@@ -79,8 +78,9 @@ def _start_forkserver() -> dict[str, str]:
     server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001
     preloaded = server._preload_modules  # noqa: SLF001
     if preimport.__name__ not in preloaded:
+        # First of all, so that a signal to the whole group does not end it while it imports.
         context.set_forkserver_preload(
-            [*preloaded, "gc_bootstrap.agent.workers", preimport.__name__]
+            [preimport.__name__, *preloaded, "gc_bootstrap.agent.workers"]
         )
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(theirs,), name="gc_bootstrap warm-up")
@@ -119,6 +119,15 @@ def stop_forkserver() -> None:
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _kill_workers() -> None:
+    """End workers that are left when this process ends in a hurry.
+
+    At exit ``multiprocessing`` sends them SIGTERM, which they leave to the agent, and waits.
+    """
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _report(connection: Connection) -> None:

@@ -13,10 +13,9 @@ from gc_bootstrap.agent import _dask
 from gc_bootstrap.agent.link import Link
 from gc_bootstrap.agent.nanny import ABANDONED_TIMEOUT, AgentNanny
 from gc_bootstrap.agent.options import WorkerOptions
-from gc_bootstrap.agent.reports import Reports
 from gc_bootstrap.agent.state import Event, Life
+from gc_bootstrap.agent.worker import OwnWorker
 from gc_bootstrap.errors import os_reason
-from gc_bootstrap.wire import tag as tags
 from gc_bootstrap.wire.tag import Tag
 
 logger = logging.getLogger(__name__)
@@ -30,10 +29,6 @@ UNDER_WAY_TIMEOUT = 5.0
 """Seconds that a drain waits for workers whose start is under way."""
 REASON = "gc_bootstrap-agent"
 """Why a worker closes, for its log."""
-
-
-def _constant(value: Any, worker: Worker) -> Any:
-    return value
 
 
 class WorkerGroup:
@@ -98,17 +93,15 @@ class WorkerGroup:
                 server.on_ending(partial(self._ends, server))
 
     def _make(self, own: Any, timeout: float) -> Nanny | Worker:
-        information = {
-            **_dask.STARTUP_INFORMATION,
-            tags.KEY: partial(_constant, self._tag.encode()),
-        }
-        arguments = {**own, "startup_information": information, "plugins": (Reports(),)}
+        nanny = self._options.nanny
+        make = OwnWorker(self._options.worker_class, self._tag, own_process=nanny)
+        arguments = dict(own)
         if arguments.get("death_timeout") is None:
             arguments["death_timeout"] = timeout
-        if self._options.nanny:
-            return AgentNanny(self._link.address, link=self._link, life=self._life, **arguments)
-        worker: Worker = self._options.worker_class(self._link.address, **arguments)
-        return worker
+        if not nanny:
+            return make(self._link.address, **arguments)
+        arguments["worker_class"] = make
+        return AgentNanny(self._link.address, link=self._link, life=self._life, **arguments)
 
     async def ready(self) -> None:
         """Return when each worker that has not ended runs; a nanny may be restarting one."""

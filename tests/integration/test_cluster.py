@@ -189,7 +189,12 @@ async def test_without_a_nanny_the_worker_runs_in_the_agent(processes: Processes
 
 async def test_a_worker_class_of_ones_own(processes: Processes, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from distributed import Worker\n\n\nclass Mine(Worker):\n    mine = True\n"
+        "from distributed import Worker\n"
+        "from distributed.diagnostics.plugin import WorkerPlugin\n\n\n"
+        "class Own(WorkerPlugin):\n    name = 'own'\n\n\n"
+        "class Mine(Worker):\n"
+        "    def __init__(self, *args, **kwargs):\n"
+        "        super().__init__(*args, plugins=(Own(),), **kwargs)\n"
     )
     environ = {"PYTHONPATH": str(tmp_path)}
     agents = await processes.agents(1, "--worker-class", "mine.Mine", environ=environ)
@@ -199,6 +204,10 @@ async def test_a_worker_class_of_ones_own(processes: Processes, tmp_path: Path) 
         await client.wait_for_workers(1, timeout=30)
         found = await client.run(lambda dask_worker: type(dask_worker).__name__)
         assert list(found.values()) == ["Mine"]
+        plugins = await client.run(lambda dask_worker: "own" in dask_worker.plugins)
+        assert list(plugins.values()) == [True]
+        said = await client.scheduler.broadcast(msg={"op": "identity"}, nanny=True)
+        assert [answer["type"] for answer in said.values()] == ["Nanny"]
 
 
 async def test_a_bad_preload_is_said_everywhere_and_harms_nobody_else(
