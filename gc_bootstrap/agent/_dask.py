@@ -9,6 +9,7 @@ with any version; it is used here and nowhere else. :data:`NEEDS` names it, and
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,14 +19,22 @@ from distributed import Nanny, Worker
 from distributed._signals import wait_for_signals
 from distributed.cli import dask_worker
 from distributed.comm.addressing import get_address_host_port, parse_host_port
+from distributed.comm.registry import get_backend
 from distributed.compatibility import asyncio_run
 from distributed.config import get_loop_factory
-from distributed.core import Status
+from distributed.core import Server, Status
 from distributed.deploy.utils import nprocesses_nthreads
+from distributed.preloading import _import_module, is_webaddress
 from distributed.proctitle import enable_proctitle_on_children, enable_proctitle_on_current
 from distributed.protocol.pickle import dumps
-from distributed.utils import get_mp_context, import_term
+from distributed.utils import (
+    clean_dashboard_address,
+    get_ip_interface,
+    get_mp_context,
+    import_term,
+)
 from distributed.versions import get_versions
+from distributed.worker_memory import parse_memory_limit as _parse_memory_limit
 
 __all__ = [
     "NEEDS",
@@ -35,18 +44,24 @@ __all__ = [
     "add_stream_handler",
     "asyncio_run",
     "beside_the_worker",
+    "clean_dashboard_address",
     "close_worker",
     "enable_proctitle_on_children",
     "enable_proctitle_on_current",
     "get_address_host_port",
+    "get_backend",
+    "get_ip_interface",
     "get_loop_factory",
     "get_mp_context",
     "get_versions",
     "has_ended",
+    "import_preload",
     "import_term",
+    "is_server",
     "let_connect",
     "nprocesses_nthreads",
     "parse_host_port",
+    "parse_memory_limit",
     "run_in_worker",
     "running_keys",
     "runs",
@@ -74,6 +89,11 @@ NEEDS = (
     ("distributed.proctitle", "enable_proctitle_on_current", "2.0.0", "names of processes"),
     ("distributed.protocol.pickle", "dumps", "2.0.0", "no traceback of a last heartbeat"),
     ("distributed.utils", "clean_dashboard_address", "2.15.0", "no port is open to others"),
+    ("distributed.comm.registry", "get_backend", "2.0.0", "a bad --protocol is said at once"),
+    ("distributed.preloading", "_import_module", "2.0.0", "a bad --preload-nanny, likewise"),
+    ("distributed.preloading", "is_webaddress", "2.16.0", "a bad --preload-nanny, likewise"),
+    ("distributed.utils", "get_ip_interface", "2.0.0", "a bad --interface, likewise"),
+    ("distributed.worker_memory", "parse_memory_limit", "2022.3.0", "a bad --memory-limit"),
     ("distributed.utils", "get_mp_context", "2022.6.1", "workers that start within 0.1 s"),
     ("distributed.utils", "import_term", "2.9.0", "--worker-class"),
     ("distributed.versions", "get_versions", "2.0.0", "workers that start within 0.1 s"),
@@ -96,6 +116,8 @@ NEEDS = (
 """Where, which name, since which version of ``distributed``, and what does not work without it."""
 
 CONNECT_POLL = 0.02
+
+_SILENT = logging.Logger("gc_bootstrap: silent", logging.CRITICAL + 1)  # noqa: LOG001 - not kept
 
 
 # -- options -------------------------------------------------------------------------------------
@@ -130,6 +152,34 @@ def beside_the_worker(dashboard_address: str | None) -> Any:
     if any(host or not port.isdecimal() for host, _, port in parts):
         return dashboard_address
     return [(None, int(port)) for _, _, port in parts]
+
+
+def parse_memory_limit(text: str, nthreads: int) -> int | None:
+    """Of each worker, in bytes, as Dask reads it; None where there is none.
+
+    Raises
+    ------
+    Exception
+        Dask's parser makes no promise.
+    """
+    return _parse_memory_limit(text, nthreads, logger=_SILENT)
+
+
+def import_preload(name: str) -> None:
+    """Import what ``--preload`` or ``--preload-nanny`` names, if it is on this host.
+
+    Raises
+    ------
+    Exception
+        Whatever its import raises.
+    """
+    if not is_webaddress(name):
+        _import_module(name)
+
+
+def is_server(found: object) -> bool:
+    """Whether it is a class of which a worker can be made."""
+    return isinstance(found, type) and issubclass(found, Server)
 
 
 # -- workers -------------------------------------------------------------------------------------

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 from dask.system import CPU_COUNT
-from dask.utils import parse_timedelta
 
-from gc_bootstrap.agent import _dask
+from gc_bootstrap.agent import _dask, checks
 from gc_bootstrap.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
@@ -97,14 +96,17 @@ def worker_options(given: Mapping[str, Any]) -> WorkerOptions:
         problems.append("--no-nanny: runs one worker, but --nworkers asks for more")
     contact = _addresses(common, count, problems)
     security = _security(common, problems)
-    _check_death_timeout(common["death_timeout"], problems)
-    common["resources"] = _resources(common["resources"], problems)
+    common["resources"], wrong = checks.resources(common["resources"])
+    problems += wrong
+    problems += _values(given, threads, security)
     worker_class = _worker_class(common.pop("worker_class"), problems)
     if not nanny:
         common.pop("preload_nanny")
     ports: Sequence[Mapping[str, Any]] = ()
     worker_port, nanny_port = common.pop("worker_port"), common.pop("nanny_port")
-    if not (common["listen_address"] and count > 1):  # that has been said
+    wrong = [*checks.ports("--worker-port", worker_port), *checks.ports("--nanny-port", nanny_port)]
+    problems += wrong
+    if not wrong and not (common["listen_address"] and count > 1):  # that has been said
         ports = _ports(worker_port, nanny_port, count, nanny, problems)
     if problems:
         raise ConfigError(problems)
@@ -134,11 +136,14 @@ def _counts(n_workers: str | None, nthreads: int, problems: list[str]) -> tuple[
     if count <= 0:
         problems.append(f"--nworkers {n_workers}: leaves no worker to start")
         count = 1
+    if count > checks.MOST_WORKERS:
+        problems.append(f"--nworkers {n_workers}: is more than {checks.MOST_WORKERS}")
+        count = 1
     return count, nthreads or max(1, CPU_COUNT // count)
 
 
 def _addresses(common: dict[str, Any], count: int, problems: list[str]) -> str | None:
-    """Check the address options, split --listen-address, and return the contact address."""
+    """Take --listen-address apart, and return the contact address."""
     listen: str | None = common["listen_address"]
     contact: str | None = common.pop("contact_address")
     if contact and not listen:
@@ -147,16 +152,21 @@ def _addresses(common: dict[str, Any], count: int, problems: list[str]) -> str |
         problems.append("--listen-address: is for one worker, but --nworkers asks for more")
     if listen and (common["worker_port"] or common["host"]):
         problems.append("--listen-address: says already what --worker-port and --host say")
-    for option, address in (("--listen-address", listen), ("--contact-address", contact)):
-        try:
-            if address:
-                host, port = _dask.get_address_host_port(address, strict=True)
-                if option == "--listen-address":
-                    common["host"] = f"[{host}]" if ":" in host else host
-                    common["worker_port"] = str(port)
-        except ValueError as exc:
-            problems.append(f"{option} {address}: {exc}")
+    if listen and not [*checks.address("listen_address", listen)]:  # those are said elsewhere
+        host, port = _dask.get_address_host_port(listen, strict=True)
+        common |= {"host": f"[{host}]" if ":" in host else host, "worker_port": str(port)}
     return contact or listen
+
+
+def _values(given: Mapping[str, Any], threads: int, security: Security | None) -> Iterator[str]:
+    """Yield what is wrong with single values."""
+    yield from checks.nthreads(given["nthreads"])
+    yield from checks.memory_limit(given["memory_limit"], threads)
+    yield from checks.durations(given)
+    yield from checks.local_directory(given["local_directory"])
+    yield from checks.network(given, security)
+    if given["nanny"]:
+        yield from checks.preload_nanny(given["preload_nanny"])
 
 
 def _security(common: dict[str, Any], problems: list[str]) -> Security | None:
@@ -172,38 +182,15 @@ def _security(common: dict[str, Any], problems: list[str]) -> Security | None:
         return None
 
 
-def _check_death_timeout(text: str | None, problems: list[str]) -> None:
-    try:
-        if text is None or parse_timedelta(text) > 0:
-            return
-    except (ValueError, KeyError, IndexError):
-        pass
-    problems.append(f"--death-timeout {text}: is not a duration such as 60s")
-
-
-def _resources(text: str | None, problems: list[str]) -> dict[str, float] | None:
-    if not text:
-        return None
-    resources = {}
-    for pair in text.replace(",", " ").split():
-        name, _, amount = pair.partition("=")
-        try:
-            resources[name] = float(amount)
-        except ValueError:
-            problems.append(f"--resources {text}: {pair!r} is not NAME=NUMBER")
-    return resources
-
-
 def _worker_class(path: str, problems: list[str]) -> type:
     try:
         found = _dask.import_term(path)
     except Exception as exc:
         problems.append(f"--worker-class {path}: {one_line(exc)}")
         return object
-    if not isinstance(found, type):
-        problems.append(f"--worker-class {path}: is not a class")
-        return object
-    return found
+    if not _dask.is_server(found):
+        problems.append(f"--worker-class {path}: is not a class of workers")
+    return found if isinstance(found, type) else object
 
 
 def _ports(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import click
@@ -61,18 +62,17 @@ def test_dask_takes_what_is_passed_through(arguments: tuple[str, ...]) -> None:
         assert worker.keys() <= known
 
 
-def test_what_is_not_ours_is_passed_through_unchanged() -> None:
+def test_what_is_not_ours_is_passed_through_unchanged(tmp_path: Path) -> None:
     (worker,) = options(
-        *("--memory-limit", "2GB", "--local-directory", "/scratch", "--death-timeout", "30"),
-        *("--lifetime", "1h", "--protocol", "tcp", "--interface", "lo", "--no-dashboard"),
+        *("--memory-limit", "2GB", "--local-directory", f"{tmp_path}/new", "--death-timeout", "30"),
+        *("--lifetime", "1h", "--protocol", "tcp", "--no-dashboard"),
         *("--host", "127.0.0.1", "--dashboard-address", ":8787"),
     ).workers
     expected = {
         "memory_limit": "2GB",
-        "local_directory": "/scratch",
+        "local_directory": f"{tmp_path}/new",
         "lifetime": "1h",
         "protocol": "tcp",
-        "interface": "lo",
         "dashboard": False,
         "host": "127.0.0.1",
         "dashboard_address": ":8787",
@@ -115,6 +115,7 @@ def test_auto_uses_every_core() -> None:
         ("1.5", "--nworkers 1.5: is neither a whole number nor 'auto'"),
         ("0", "--nworkers 0: leaves no worker to start"),
         ("-1000000", "--nworkers -1000000: leaves no worker to start"),
+        ("10001", "--nworkers 10001: is more than 10000"),
     ],
 )
 def test_a_count_that_is_none_is_one_line(count: str, reason: str) -> None:
@@ -160,16 +161,24 @@ def test_without_a_nanny_the_port_is_the_workers() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--worker-port", "http"),
-        ("--worker-port", "3003:3000"),
+        ("--worker-port", "3000:3000"),
         ("--nworkers", "3", "--worker-port", "3000:3001"),
         ("--nworkers", "3", "--nanny-port", "3000"),
     ],
 )
-def test_ports_that_do_not_do_are_one_line(arguments: tuple[str, ...]) -> None:
+def test_ranges_that_do_not_do_are_one_line(arguments: tuple[str, ...]) -> None:
     (line,) = problems(*arguments)
     assert line.startswith("--worker-port, --nanny-port: ")
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("option", ["--worker-port", "--nanny-port"])
+@pytest.mark.parametrize(
+    "text", ["http", "", "-1", "65536", "3003:3000", "1:99999999999", "1:2:3", "²"]
+)
+def test_ports_that_are_none_are_one_line(option: str, text: str) -> None:
+    reason = "is neither a port nor a range of ports such as 3000:3026"
+    assert problems(f"{option}={text}") == (f"{option} {text}: {reason}",)
 
 
 def test_a_listen_address_says_host_and_port() -> None:
@@ -213,6 +222,9 @@ LISTEN = ("--listen-address", "tcp://0.0.0.0:3000")
             "--no-nanny: runs one worker, but --nworkers asks for more",
         ),
         (("--resources", "GPU"), "--resources GPU: 'GPU' is not NAME=NUMBER"),
+        (("--resources", "GPU=-1"), "--resources GPU=-1: 'GPU=-1' is not NAME=NUMBER"),
+        (("--resources", "GPU=nan"), "--resources GPU=nan: 'GPU=nan' is not NAME=NUMBER"),
+        (("--resources", "=1"), "--resources =1: '=1' is not NAME=NUMBER"),
         (("--resources", "GPU=two"), "--resources GPU=two: 'GPU=two' is not NAME=NUMBER"),
     ],
 )
@@ -246,7 +258,8 @@ def test_a_class_of_ones_own_is_imported() -> None:
     [
         ("no.such.Class", "ModuleNotFoundError: No module named 'no'"),
         ("distributed.NoSuchClass", "AttributeError: "),
-        ("os.getcwd", "is not a class"),
+        ("os.getcwd", "is not a class of workers"),
+        ("builtins.int", "is not a class of workers"),
     ],
 )
 def test_a_class_that_cannot_be_imported_is_one_line(path: str, reason: str) -> None:
@@ -282,12 +295,12 @@ def test_preloads_are_known() -> None:
         ((), "127.0.0.1", ("127.0.0.1", [(None, 0)])),
         ((), "fd00::5", ("[fd00::5]", [(None, 0)])),
         ((), None, (None, [(None, 0)])),
-        (("--host", "10.0.0.5"), "127.0.0.1", ("10.0.0.5", [(None, 0)])),
-        (("--interface", "eth0"), "127.0.0.1", (None, [(None, 0)])),
-        (("--listen-address", "tcp://[fd00::6]:9"), "127.0.0.1", ("[fd00::6]", [(None, 0)])),
+        (("--host", "0.0.0.0"), "127.0.0.1", ("0.0.0.0", [(None, 0)])),
+        (("--interface", "lo"), "127.0.0.1", (None, [(None, 0)])),
+        (("--listen-address", "tcp://[::1]:9"), "127.0.0.1", ("[::1]", [(None, 0)])),
         (("--dashboard-address", "8787,:8788"), "::1", ("[::1]", [(None, 8787), (None, 8788)])),
         (("--dashboard-address", "0.0.0.0:8787"), "127.0.0.1", ("127.0.0.1", "0.0.0.0:8787")),
-        (("--dashboard-address", "lots"), "127.0.0.1", ("127.0.0.1", "lots")),
+        (("--dashboard-address", "localhost"), "127.0.0.1", ("127.0.0.1", "localhost")),
     ],
 )
 def test_workers_listen_where_the_agent_does_unless_they_are_told(

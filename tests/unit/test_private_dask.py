@@ -35,7 +35,7 @@ DOCUMENTED = {
     },
     "distributed.comm.addressing": {"parse_address"},
     "distributed.comm.core": {"connect"},
-    "distributed.core": {"rpc"},
+    "distributed.core": {"Server", "rpc"},
     "distributed.diagnostics.plugin": {"SchedulerPlugin", "WorkerPlugin"},
     "distributed.scheduler": {"TaskState", "WorkerState"},
     "distributed.security": {"Security"},
