@@ -7,7 +7,6 @@ nothing that a slow or a hostile client could keep open.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 import time
@@ -18,19 +17,16 @@ from aiohttp import web
 
 from gc_bootstrap.agent import metrics
 from gc_bootstrap.agent.core import Agent
+from gc_bootstrap.agent.protocol import Protocol, say, say_error, say_json
 from gc_bootstrap.wire import messages, names
 from gc_bootstrap.wire.cookie import Cookie
 from gc_bootstrap.wire.messages import (
     AttachRequest,
     DetachRequest,
-    ErrorReply,
-    Message,
     StateReply,
     WireError,
 )
 from gc_bootstrap.wire.tokens import Verifier
-
-logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT = 10.0
 """Seconds for a client to send its headers, and again for its body."""
@@ -40,30 +36,11 @@ MAX_HEADER = 8190
 Handler = Callable[[web.BaseRequest, bytes], Awaitable[web.StreamResponse]]
 
 
-class _Protocol(web.RequestHandler):
-    """aiohttp's protocol; its own error pages become JSON."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status >= 500:
-            logger.error("A request failed", exc_info=exc)
-            return _error(status, "internal error; see the agent's log")
-        text = " ".join((message or "malformed request").split())
-        return _error(status, text[:200] or "malformed request")
-
-
 class _Server(web.Server):
-    """aiohttp's low-level server, speaking :class:`_Protocol`."""
+    """aiohttp's low-level server, speaking :class:`Protocol`."""
 
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return Protocol(self, loop=self._loop, **self._kwargs)
 
 
 class ControlServer:
@@ -128,7 +105,7 @@ class ControlServer:
             keepalive_timeout=REQUEST_TIMEOUT,
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
-            lingering_time=0,
+            lingering_time=0,  # that is Protocol's
             auto_decompress=False,
         )
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
@@ -153,11 +130,11 @@ class ControlServer:
         try:
             response = await self._route(request)
         except WireError as exc:
-            response = _error(exc.status, str(exc))
+            response = say_error(exc.status, str(exc))
         except web.HTTPRequestEntityTooLarge:
-            response = _error(413, f"the body is larger than {messages.MAX_BODY} bytes")
+            response = say_error(413, f"the body is larger than {messages.MAX_BODY} bytes")
         except web.RequestPayloadError:
-            response = _error(400, "the body is not sent as the headers say")
+            response = say_error(400, "the body is not sent as the headers say")
         response.force_close()
         return response
 
@@ -167,7 +144,7 @@ class ControlServer:
             raise WireError(404, f"there is no {path[:100]!r} here")
         method, handler = self._routes[path]
         if request.method != method and (method, request.method) != ("GET", "HEAD"):
-            response = _error(405, f"{path} takes {method} only")
+            response = say_error(405, f"{path} takes {method} only")
             response.headers["Allow"] = method if method != "GET" else "GET, HEAD"
             return response
         if request.headers.get("Content-Encoding", "identity") != "identity":
@@ -191,39 +168,21 @@ class ControlServer:
             self._verifier.check(header, request.method, request.path, body, self._clock())
 
     async def _healthz(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        return _json(messages.to_json({"status": "ok"}))
+        return say_json(messages.to_json({"status": "ok"}))
 
     async def _readyz(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        return _say(StateReply(self._agent.state), 200 if self._agent.life.ready else 503)
+        return say(StateReply(self._agent.state), 200 if self._agent.life.ready else 503)
 
     async def _get_metrics(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         text, content_type = self._metrics.render()
         return web.Response(body=text, headers={"Content-Type": content_type})
 
     async def _status(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        return _say(self._agent.status())
+        return say(self._agent.status())
 
     async def _attach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        return _say(await self._agent.attach(AttachRequest.decode(body)))
+        return say(await self._agent.attach(AttachRequest.decode(body)))
 
     async def _detach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         await self._agent.detach(DetachRequest.decode(body))
-        return _say(StateReply(self._agent.state))
-
-
-def _say(message: Message, status: int = 200) -> web.Response:
-    return _json(message.encode(), status)
-
-
-def _json(body: bytes, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=body, content_type="application/json")
-
-
-def _error(status: int, reason: str) -> web.Response:
-    response = _say(ErrorReply(reason), status)
-    if status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    if status == 503:
-        response.headers["Retry-After"] = "1"
-    response.force_close()
-    return response
+        return say(StateReply(self._agent.state))

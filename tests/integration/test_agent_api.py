@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from gc_bootstrap.agent import protocol
 from gc_bootstrap.agent import server as server_module
 from gc_bootstrap.agent.run import AgentServer
 from gc_bootstrap.errors import ConfigError
@@ -173,6 +174,48 @@ async def test_a_large_body_is_refused_whatever_length_it_claims(agent: AgentSer
     chunked = b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     assert (await _raw(agent.peer, chunked + chunk * 3))[0] == 413
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n",
+        b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n",
+        b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+    ],
+)
+async def test_an_answer_that_comes_early_is_not_lost(agent: AgentServer, head: bytes) -> None:
+    reader, writer = await asyncio.open_connection(agent.peer.host, agent.peer.port)
+    for data in (head, *(b"x" * 9_000 for _ in range(100))):
+        writer.write(data)
+        await writer.drain()
+    answer = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    assert answer.split()[1].startswith(b"4")
+    assert answer.endswith(b"}")
+
+
+@pytest.mark.parametrize("pieces", [1, 1_000_000])
+async def test_a_client_that_does_not_close_after_its_answer_is_closed(
+    agent: AgentServer, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LINGER_TIME", 0.2 if pieces == 1 else 3600)
+    reader, writer = await asyncio.open_connection(agent.peer.host, agent.peer.port)
+    writer.write(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP/1.1 404")
+
+    async def send_on() -> None:
+        for _ in range(pieces):
+            writer.write(b"x" * 9_000)
+            await writer.drain()
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(send_on(), 20)
+    writer.close()
 
 
 @pytest.mark.parametrize(
