@@ -240,7 +240,7 @@ def test_every_role_lets_read_endpointslices_and_nothing_else(values: Values) ->
             {
                 "apiGroups": ["discovery.k8s.io"],
                 "resources": ["endpointslices"],
-                "verbs": ["get", "list", "watch"],
+                "verbs": ["list", "watch"],
             }
         ]
     if values.get("discovery", "kubernetes") != "kubernetes":

@@ -86,6 +86,17 @@ def _names_exist(readme: str, api: ApiServer) -> None:
             assert (short[kind], name) in names
 
 
+def test_the_notes_and_both_readmes_scale_with_the_same_flags() -> None:
+    notes = chart().render({}, name="dask", namespace="prod")["gc-bootstrap/templates/NOTES.txt"]
+    scales = [
+        {word for word in command if word.startswith("--") and word != "--namespace"}
+        for text in (*READMES.values(), notes)
+        for command in _commands(text.replace("\n  helm", "\nhelm"), "helm")
+        if command[1] == "upgrade" and ".replicas=" in _option(command, "--set")
+    ]
+    assert scales == [{"--reset-then-reuse-values", "--set"}] * 3
+
+
 def _values(readme: str) -> list[dict[str, Any]]:
     blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     return [yaml.safe_load(block) for block in blocks if "apiVersion:" not in block]

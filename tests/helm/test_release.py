@@ -146,6 +146,36 @@ async def test_a_cookie_of_ones_own_takes_the_place_of_the_made_one() -> None:
         assert COOKIE not in api.objects
 
 
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])
+async def test_autoscaling_takes_over_a_pool_as_it_runs(kind: str) -> None:
+    """Without a number in the manifest, the API server would make it 1."""
+    before: Values = {"pools": {"default": {"kind": kind, "replicas": 4}}}
+    scaled: Values = {"pools": {"default": {"kind": kind, "autoscaling": {"enabled": True}}}}
+    key = ("prod", f"{kind.lower()}s", "dask-gc-bootstrap-default")
+    async with _cluster() as (api, helm):
+        await helm("install", CHART, "dask", before)
+        await helm("upgrade", CHART, "dask", scaled)
+        spec = api.objects[key]["spec"]
+        assert spec["replicas"] == 4
+        spec["replicas"] = 7  # the autoscaler's doing
+        await helm("upgrade", CHART, "dask", {**scaled, "discovery": "dns"})
+        assert api.objects[key]["spec"]["replicas"] == 7
+        # An autoscaler leaves a pool of 0 alone: it starts with what Kubernetes gives it.
+        api.objects[key]["spec"]["replicas"] = 0
+        await helm("upgrade", CHART, "dask", scaled)
+        assert "replicas" not in api.objects[key]["spec"]
+        await helm("upgrade", CHART, "dask", before)
+        assert api.objects[key]["spec"]["replicas"] == 4
+
+
+async def test_a_new_pool_with_autoscaling_begins_with_what_the_autoscaler_gives_it() -> None:
+    scaled: Values = {"pools": {"default": {"autoscaling": {"enabled": True}}}}
+    async with _cluster() as (api, helm):
+        await helm("install", CHART, "dask", scaled)
+        deployment = api.objects["prod", "deployments", "dask-gc-bootstrap-default"]
+        assert "replicas" not in deployment["spec"]
+
+
 async def test_everything_at_once_installs_and_upgrades_from_defaults() -> None:
     values = {**EVERYTHING, "metrics": {}}  # no Prometheus operator here
     async with _cluster() as (api, helm):
