@@ -147,6 +147,8 @@ class ControlServer:
             response = say_error(405, f"{path} takes {method} only")
             response.headers["Allow"] = method if method != "GET" else "GET, HEAD"
             return response
+        if method == "POST":
+            _refuse_web_pages(request)
         if request.headers.get("Content-Encoding", "identity") != "identity":
             raise WireError(415, "the body must not be compressed")
         try:
@@ -186,3 +188,16 @@ class ControlServer:
     async def _detach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         await self._agent.detach(DetachRequest.decode(body))
         return say(StateReply(self._agent.state))
+
+
+def _refuse_web_pages(request: web.BaseRequest) -> None:
+    """Refuse what a browser may send for any page: its user is on this host, or has a certificate.
+
+    Without asking first, a browser sends no other types than those of HTML forms and no type, and
+    names the page's origin.
+    """
+    if "Origin" in request.headers:
+        raise WireError(403, "the request has an Origin header; web pages may not ask this")
+    if request.content_type != "application/json" or "Content-Type" not in request.headers:
+        given = request.headers.get("Content-Type", "missing")
+        raise WireError(415, f"the Content-Type is {given[:100]!r}, not 'application/json'")

@@ -128,7 +128,8 @@ async def request(
     tls: Any = None,
 ) -> tuple[int, Any]:
     """One request to an agent, as anybody with an HTTP client sends it."""
-    sent = dict(headers or {})
+    sent = {"Content-Type": "application/json"} if method == "POST" else {}
+    sent |= dict(headers or {})
     if cookie is not None:
         sent["Authorization"] = tokens.sign(cookie, method, path, body, time.time())
     scheme = "http" if tls is None else "https"

@@ -19,6 +19,7 @@ from gc_bootstrap.wire.cookie import Cookie
 from tests.integration.harness import COOKIE, agent_here, request, scheduler_here
 
 ATTACH = messages.to_json({"scheduler": "tcp://127.0.0.1:1", "scheduler_id": "me", "peer": "x:1"})
+POST = b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ async def test_unknown_paths_and_methods(agent: AgentServer) -> None:
 async def test_a_large_body_is_refused_whatever_length_it_claims(agent: AgentServer) -> None:
     big = b"x" * (messages.MAX_BODY + 1)
     assert (await request(agent.peer, "POST", "/v1/attach", big, cookie=COOKIE))[0] == 413
-    chunked = b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     assert (await _raw(agent.peer, chunked + chunk * 3))[0] == 413
 
@@ -180,8 +181,8 @@ async def test_a_large_body_is_refused_whatever_length_it_claims(agent: AgentSer
     "head",
     [
         b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n",
-        b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n",
-        b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        POST + b"Content-Length: 900000\r\n\r\n",
+        POST + b"Content-Length: -1\r\n\r\n",
     ],
 )
 async def test_an_answer_that_comes_early_is_not_lost(agent: AgentServer, head: bytes) -> None:
@@ -247,6 +248,37 @@ async def test_a_compressed_body_is_refused(agent: AgentServer) -> None:
     assert status == 415
 
 
+@pytest.mark.parametrize("secured", [True, False])
+@pytest.mark.parametrize("path", ["/v1/attach", "/v1/detach"])
+async def test_no_web_page_can_change_anything(path: str, secured: bool) -> None:
+    cookie = COOKIE if secured else None
+    body = messages.to_json({"scheduler_id": "me", "peer": "x:1"})
+    async with agent_here(cookie=cookie, insecure=not secured) as agent:
+
+        async def ask(headers: dict[str, str]) -> tuple[int, str]:
+            status, answer = await request(
+                agent.peer, "POST", path, body, cookie=cookie, headers=headers
+            )
+            return status, answer.get("error", "")
+
+        # What a form or a script of any page may send without asking first.
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+            status, reason = await ask({"Content-Type": kind})
+            assert (status, reason) == (
+                415,
+                f"the Content-Type is {kind!r}, not 'application/json'",
+            )
+        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{{}}"
+        assert (await _raw(agent.peer, head.encode()))[0] == 415
+        for origin in ("https://example.com", "http://127.0.0.1:8791", "null", ""):
+            status, reason = await ask({"Origin": origin})
+            assert (status, reason) == (
+                403,
+                "the request has an Origin header; web pages may not ask this",
+            )
+        assert (await ask({"Content-Type": "Application/JSON; charset=utf-8"}))[0] in (200, 422)
+
+
 async def test_slow_headers_and_bodies_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "REQUEST_TIMEOUT", 0.3)
     async with agent_here(cookie=COOKIE) as agent:
@@ -254,8 +286,7 @@ async def test_slow_headers_and_bodies_are_cut_off(monkeypatch: pytest.MonkeyPat
         writer.write(b"GET /healthz HTTP/1.1\r\nX: ")
         assert await asyncio.wait_for(reader.read(), 20) == b""
         writer.close()
-        body = b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc"
-        status, answer = await _raw(agent.peer, body)
+        status, answer = await _raw(agent.peer, POST + b"Content-Length: 10\r\n\r\nabc")
         assert (status, "has not come" in answer["error"]) == (408, True)
 
 
