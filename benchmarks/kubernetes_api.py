@@ -219,7 +219,7 @@ async def latency(folder: Path, runs: int) -> Times:
             dist, options = DaskDist(), PoolOptions(refresh_interval=3600.0)
             dist.bind(Owner(scheduler, options=options))
             assert dist._client is not None
-            dist._client.cookie = Cookie(generate(), "the benchmark")
+            dist._client.signer = Cookie(generate(), "the benchmark")
             discovery = KubernetesDiscovery("cpu", kubeconfig=config)
             async with Pool(discovery, dist, options=options):
                 await watched(api)

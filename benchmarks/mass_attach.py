@@ -105,7 +105,7 @@ async def pool(scheduler: Scheduler, n: int, stack: AsyncExitStack, cookie: Cook
     discovery, dist, policy = ManualDiscovery(), DaskDist(), PoolOptions()
     dist.bind(Owner(scheduler, options=policy))
     assert dist._client is not None
-    dist._client.cookie = cookie
+    dist._client.signer = cookie
     await stack.enter_async_context(Pool(discovery, dist, options=policy))
     counter = Counter(n)
     scheduler.add_plugin(counter)

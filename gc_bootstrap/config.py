@@ -76,7 +76,8 @@ class PoolOptions:
     """The options of one pool, all checked. Durations are seconds.
 
     ``discovery`` and ``dist`` are still as they were written: :mod:`gc_bootstrap.backends` loads
-    them. ``cookie_key`` is where ``cookie_file`` was written, for messages.
+    them. ``cookie_key`` is where ``cookie_file`` was written, for messages, and ``key_key`` where
+    ``key_file`` was.
     """
 
     discovery: Any = None
@@ -88,6 +89,8 @@ class PoolOptions:
     drain: DrainOptions = DrainOptions()
     cookie_file: str | None = None
     cookie_key: str = f"{NAMESPACE}.cookie-file"
+    key_file: str | None = None
+    key_key: str = f"{NAMESPACE}.key-file"
     scheduler_address: str | None = None
     versions: Literal["refuse", "warn", "ignore"] = "refuse"
 
@@ -225,6 +228,7 @@ _SCHEMA: Schema = {
     },
     "drain": {"timeout": duration},
     "cookie-file": _optional(_path),
+    "key-file": _optional(_path),
     "scheduler-address": _optional(_address),
     "versions": _one_of("refuse", "warn", "ignore"),
 }
@@ -238,6 +242,9 @@ def _canonical(section: Mapping[Any, Any]) -> dict[str, Any]:
 def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """``top`` laid over ``base``; of the two a section is merged key by key."""
     merged = dict(base)
+    if any(top.get(key) is not None for key in _EITHER):
+        # A pool with a key of its own does not want the cookie of all others beside it.
+        merged |= dict.fromkeys(_EITHER)
     for key, value in top.items():
         below = merged.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping) and key in _SECTIONS:
@@ -247,6 +254,8 @@ def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_EITHER = ("cookie-file", "key-file")
+"""What requests are signed with: one of them."""
 _SECTIONS = frozenset(key for key, check in _SCHEMA.items() if isinstance(check, Mapping))
 
 
@@ -295,10 +304,12 @@ def _pool(values: Mapping[str, Any], prefix: str, problems: list[str]) -> PoolOp
 
 def _contradictions(options: PoolOptions, prefix: str) -> list[str]:
     """What is wrong with values that are each right by themselves."""
-    backoff = options.reconnect
+    backoff, problems = options.reconnect, []
     if backoff.initial > backoff.max:
-        return [f"{prefix}.reconnect.initial: {backoff.initial:g} s is more than max"]
-    return []
+        problems.append(f"{prefix}.reconnect.initial: {backoff.initial:g} s is more than max")
+    if options.cookie_file is not None and options.key_file is not None:
+        problems.append(f"{prefix}.key-file: contradicts cookie-file; keep one of them")
+    return problems
 
 
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
@@ -367,9 +378,11 @@ def _named_pool(
         # Only the pool's own keys are checked here: those above have been checked once.
         read = _read(own, _SCHEMA, prefix, problems)
         pool = _pool(_over(inherited, own), prefix, [])
-        if "reconnect" in own:
+        if own.keys() & {"reconnect", *_EITHER}:
             problems += _contradictions(pool, prefix)
         if "cookie-file" in own:
             pool = replace(pool, cookie_key=f"{prefix}.cookie-file")
+        if "key-file" in own:
+            pool = replace(pool, key_key=f"{prefix}.key-file")
         return pool if "discovery" in read else None
     return None

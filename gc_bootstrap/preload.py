@@ -25,18 +25,25 @@ logger = logging.getLogger(__name__)
     help="Whose agents to attach, such as local, static:HOST,HOST or dns:NAME.",
 )
 @click.option("--cookie-file", metavar="FILE", help="File with the secret that the agents share.")
+@click.option(
+    "--key-file", metavar="FILE", help="File with the private key whose public half agents have."
+)
 @click.option("--refresh-interval", metavar="DURATION", help="How often to look, such as 5s.")
 async def dask_setup(
     scheduler: Scheduler,
     discovery: str | None,
     cookie_file: str | None,
+    key_file: str | None,
     refresh_interval: str | None,
 ) -> None:
     """Attach the agents that a discovery finds."""
     log_like_distributed()
     try:
         plugin = _PreloadedPlugin.unchecked(
-            discovery=discovery, cookie_file=cookie_file, refresh_interval=refresh_interval
+            discovery=discovery,
+            cookie_file=cookie_file,
+            key_file=key_file,
+            refresh_interval=refresh_interval,
         )
         await asyncio.to_thread(plugin.prepare, scheduler)
     except ConfigError as exc:

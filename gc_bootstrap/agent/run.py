@@ -21,6 +21,7 @@ from gc_bootstrap.peer import Peer
 from gc_bootstrap.wire import cookie as cookies
 from gc_bootstrap.wire import registrations
 from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.keys import Trusted
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ class AgentOptions:
         What to run once attached.
     listen
         Where to serve the control API.
-    cookie
-        The shared secret, if there is one.
+    trusted
+        The shared cookie, or the public keys of its schedulers, if there is one.
     insecure
         Take an attach from whoever asks.
     drain_timeout
@@ -50,7 +51,7 @@ class AgentOptions:
 
     workers: WorkerOptions
     listen: Listen = field(default_factory=Listen)
-    cookie: Cookie | None = None
+    trusted: Trusted | None = None
     insecure: bool = False
     drain_timeout: float = DRAIN_TIMEOUT
     lease_timeout: float = LEASE_TIMEOUT
@@ -75,8 +76,8 @@ class AgentServer:
     def __init__(
         self, options: AgentOptions, warm: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        if options.insecure and options.cookie is not None:
-            raise ConfigError(f"--insecure: contradicts the cookie from {options.cookie.where}")
+        if options.insecure and (trusted := options.trusted) is not None:
+            raise ConfigError(f"--insecure: contradicts the {trusted.noun} from {trusted.where}")
         self.agent = Agent(
             options.workers,
             drain_timeout=options.drain_timeout,
@@ -124,22 +125,23 @@ class AgentServer:
             raise ConfigError(f"TLS: {exc}") from exc
         sock = await asyncio.to_thread(options.listen.bind)
         try:
-            secured = options.cookie is not None or tls is not None
+            secured = options.trusted is not None or tls is not None
             if not (secured or options.insecure or listening.is_loopback(sock)):
                 raise ConfigError(
                     f"--listen {options.listen.host}:{options.listen.port}: other hosts can reach"
-                    " it; expected a --cookie-file, Dask's TLS settings, or --insecure"
+                    " it; expected a --cookie-file, a --public-key-file, Dask's TLS settings, or"
+                    " --insecure"
                 )
             own = None if secured or options.insecure else cookies.generate()
-            cookie = Cookie(own, "its registration") if own is not None else options.cookie
+            trusted = Cookie(own, "its registration") if own is not None else options.trusted
             self._peer = listening.local_peer(sock)
             # An open Dask port is an open door: workers open none that the agent does not.
             self.agent.options = options.workers.listening_at(listening.only_host(sock))
-            self._server = ControlServer(self.agent, sock, cookie=cookie, tls=tls)
+            self._server = ControlServer(self.agent, sock, trusted=trusted, tls=tls)
             await self._server.start()
             await asyncio.to_thread(self._register, own)
             self._keeper = asyncio.create_task(self._keep_registered(own))
-            self._say_hello(cookie, tls is not None)
+            self._say_hello(trusted, tls is not None)
             await self.agent.warm_up(self._warm)
         except BaseException:
             await self.close()
@@ -175,11 +177,11 @@ class AgentServer:
                 except ConfigError as exc:
                     logger.warning("Agent at %s %s", self._peer, exc)
 
-    def _say_hello(self, cookie: Cookie | None, tls: bool) -> None:
-        if self._options.cookie is None and cookie is not None:
+    def _say_hello(self, trusted: Trusted | None, tls: bool) -> None:
+        if self._options.trusted is None and trusted is not None:
             logger.info("Agent at %s; this user's schedulers can attach it", self._peer)
-        elif cookie is not None or tls:
-            needed = [str(cookie)] if cookie is not None else []
+        elif trusted is not None or tls:
+            needed = [str(trusted)] if trusted is not None else []
             needed += ["a client certificate"] if tls else []
             logger.info("Agent at %s; attaching it takes %s", self._peer, " and ".join(needed))
         else:

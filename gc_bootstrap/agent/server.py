@@ -19,7 +19,7 @@ from gc_bootstrap.agent import metrics
 from gc_bootstrap.agent.core import Agent
 from gc_bootstrap.agent.protocol import Protocol, say, say_error, say_json
 from gc_bootstrap.wire import messages, names
-from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.keys import Trusted
 from gc_bootstrap.wire.messages import (
     AttachRequest,
     DetachRequest,
@@ -52,7 +52,7 @@ class ControlServer:
         Whose API this is.
     sock
         Bound already; the server listens on it and closes it.
-    cookie
+    trusted
         What requests to ``/v1/`` must be signed with; None: they need not be.
     tls
         The agent's side of mutual TLS, or None for plain HTTP.
@@ -65,13 +65,13 @@ class ControlServer:
         agent: Agent,
         sock: socket.socket,
         *,
-        cookie: Cookie | None = None,
+        trusted: Trusted | None = None,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._agent = agent
         self._sock = sock
-        self._verifier = Verifier(cookie) if cookie is not None else None
+        self._verifier = Verifier(trusted) if trusted is not None else None
         self._tls = tls
         self._clock = clock
         self._metrics = metrics.AgentMetrics(agent)

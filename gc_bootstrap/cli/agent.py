@@ -26,9 +26,15 @@ from gc_bootstrap.agent.options import click_parameters, worker_options
 from gc_bootstrap.agent.run import AgentOptions, run
 from gc_bootstrap.cli.common import errors_as_lines
 from gc_bootstrap.cli.params import Duration
+from gc_bootstrap.config import DEFAULTS
 from gc_bootstrap.errors import ConfigError, one_line, os_reason
 from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.wire import cookie as cookies
+from gc_bootstrap.wire import keys
+from gc_bootstrap.wire.keys import Trusted
+
+_SECRETS = ("GC_BOOTSTRAP_COOKIE", "GC_BOOTSTRAP_KEY", "DASK_GC_BOOTSTRAP__")
+"""How variables begin that hold a secret, or say where one is."""
 
 SHORTEST_LEASE = 1.0
 """Seconds. Within them a scheduler is asked several times; a busy one needs a moment to answer."""
@@ -59,6 +65,12 @@ class _AgentCommand(click.Command):
     help="File with the secret that the scheduler shares.  [env: GC_BOOTSTRAP_COOKIE_FILE]",
 )
 @click.option(
+    "--public-key-file",
+    metavar="FILE",
+    help="In place of a cookie: file with the public key of each scheduler that may attach it."
+    "  [env: GC_BOOTSTRAP_PUBLIC_KEY_FILE]",
+)
+@click.option(
     "--drain-timeout",
     default="60s",
     show_default=True,
@@ -84,6 +96,7 @@ class _AgentCommand(click.Command):
 def command(
     listen: str | None,
     cookie_file: str | None,
+    public_key_file: str | None,
     drain_timeout: float,
     lease_timeout: float,
     imports: Sequence[str],
@@ -105,7 +118,7 @@ def command(
         options = AgentOptions(
             workers=worker_options({**worker, "pid_file": pid_file}),
             listen=Listen.parse(listen),
-            cookie=_cookie(cookie_file),
+            trusted=_trusted(cookie_file, public_key_file),
             insecure=insecure,
             drain_timeout=drain_timeout,
             lease_timeout=lease_timeout,
@@ -137,13 +150,38 @@ async def _run(
 command.params.extend(click_parameters())
 
 
+def _trusted(cookie_file: str | None, public_key_file: str | None) -> Trusted | None:
+    """What requests must be signed with: what an option names, else the environment or Dask's."""
+    try:
+        if cookie_file is not None and public_key_file is not None:
+            raise ConfigError("--public-key-file: contradicts --cookie-file; keep one of them")
+        if cookie_file is not None:
+            return _cookie(cookie_file)
+        public = keys.find_public(public_key_file)
+        if public_key_file is not None:
+            return public
+        cookie = _cookie(None)
+        if public is not None and cookie is not None:
+            raise ConfigError(f"{public.where}: contradicts the cookie from {cookie.where}")
+        return public or cookie
+    finally:
+        _hide_from_workers()
+
+
 def _cookie(file: str | None) -> cookies.Cookie | None:
     configured = dask.config.get("gc-bootstrap.cookie-file", None)
     key = "--cookie-file"
     if file is None and configured is not None and not os.environ.get(cookies.FILE_VARIABLE):
         file, key = str(configured), "gc-bootstrap.cookie-file"
-    try:
-        return cookies.find(file, key=key)
-    finally:
-        # Workers inherit this process' environment, and need not know it.
-        os.environ.pop(cookies.VARIABLE, None)
+    return cookies.find(file, key=key)
+
+
+def _hide_from_workers() -> None:
+    """Forget what leads to a secret: workers inherit this process' environment and Dask's settings.
+
+    Who may attach agents is none of their business, nor is where that is written.
+    """
+    for name in list(os.environ):
+        if name.upper().startswith(_SECRETS):
+            del os.environ[name]
+    dask.config.set({"gc-bootstrap": dict(DEFAULTS)})

@@ -12,6 +12,7 @@ import click
 _COMMANDS = {
     "agent": "Wait on a worker machine until a scheduler attaches it.",
     "demo": "Form a cluster on this machine, break it, and watch it heal.",
+    "keygen": "Make a key pair: the scheduler signs with one half, agents hold the other.",
     "peers": "Ask a discovery once and print its answer.",
     "status": "Print what the pools of a scheduler know.",
 }

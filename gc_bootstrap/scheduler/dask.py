@@ -13,8 +13,7 @@ from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.scheduler.client import Answer
 from gc_bootstrap.scheduler.drains import Drainer
 from gc_bootstrap.scheduler.members import Members
-from gc_bootstrap.scheduler.signing import SignedClient
-from gc_bootstrap.wire import cookie as cookies
+from gc_bootstrap.scheduler.signing import SignedClient, find_signer
 from gc_bootstrap.wire import messages, names, versions
 from gc_bootstrap.wire.messages import AttachReply, AttachRequest, DetachRequest
 
@@ -59,19 +58,20 @@ class DaskDist(Dist):
         return dist
 
     def bind(self, owner: Owner) -> None:
-        """Learn the scheduler, and read the cookie and the TLS settings.
+        """Learn the scheduler, and read the key or cookie and the TLS settings.
 
         Raises
         ------
         ConfigError
-            The cookie or a certificate cannot be read, or agents cannot dial this scheduler.
+            The key, the cookie or a certificate cannot be read, or agents cannot dial this
+            scheduler.
         """
-        cookie = cookies.find(owner.options.cookie_file, key=owner.options.cookie_key)
+        signer = find_signer(owner.options)
         try:
             tls = owner.scheduler.security.get_connection_args("scheduler")["ssl_context"]
         except (OSError, ValueError) as exc:
             raise ConfigError(f"distributed.comm.tls: {exc}") from exc
-        self._client = SignedClient(cookie, tls, owner.options.connect.concurrency)
+        self._client = SignedClient(signer, tls, owner.options.connect.concurrency)
         self._owner = owner
 
     @property

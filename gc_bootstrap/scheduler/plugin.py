@@ -47,6 +47,7 @@ class BootstrapPlugin(SchedulerPlugin):
         - removal : dict of policy, after, grace, panic_threshold
         - drain : dict of timeout
         - cookie_file : str, a file that the scheduler reads
+        - key_file : str, the same for a private key, in place of a cookie
         - scheduler_address : str, what agents are told to dial
         - versions : "refuse", "warn" or "ignore"
         - pools : dict of further pools by name, each with the keys above

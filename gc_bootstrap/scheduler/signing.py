@@ -1,4 +1,4 @@
-"""Asking agents with requests that each one's cookie signs."""
+"""Asking agents with requests that this scheduler signs: by its key, or each one's cookie."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import ssl
 import time
 from collections.abc import Callable
 
-from gc_bootstrap.errors import DistError
+from gc_bootstrap.config import PoolOptions
+from gc_bootstrap.errors import ConfigError, DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler.client import AgentClient, Answer
-from gc_bootstrap.wire import registrations, tokens
+from gc_bootstrap.wire import cookie as cookies
+from gc_bootstrap.wire import keys, registrations, tokens
 from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.keys import Signer
 from gc_bootstrap.wire.messages import Message
 
 OWN_COOKIES_FOR = 2.0
@@ -23,12 +26,12 @@ FRESH = 0.1
 
 
 class SignedClient:
-    """Posts messages to agents, signed with the cookie that the agent expects.
+    """Posts messages to agents, signed as the agent expects.
 
     Parameters
     ----------
-    cookie
-        The shared one, if there is one.
+    signer
+        The scheduler's key or the shared cookie, if there is one.
     tls
         As for :class:`AgentClient`.
     concurrency
@@ -39,13 +42,13 @@ class SignedClient:
 
     def __init__(
         self,
-        cookie: Cookie | None,
+        signer: Signer | None,
         tls: ssl.SSLContext | None,
         concurrency: int,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.cookie = cookie
+        self.signer = signer
         self._client = AgentClient(tls, concurrency)
         self._own_cookies = _OwnCookies()
         self._clock = clock
@@ -69,40 +72,40 @@ class SignedClient:
         Raises
         ------
         DistError
-            There is no answer, or the agent does not know this scheduler's cookie.
+            There is no answer, or the agent does not trust this scheduler's key or cookie.
         """
         body = message.encode()
         while True:
-            cookie, read_at = await self._cookie_for(peer)
-            header = cookie and tokens.sign(cookie, "POST", path, body, self._clock())
+            signer, read_at = await self._signer_for(peer)
+            header = signer and tokens.sign(signer, "POST", path, body, self._clock())
             answer = await self._client.post(peer, path, body, header or None, deadline)
             if answer.status not in (401, 403):
                 return answer
             if not self._own_cookies.forget(read_at):
                 break
             # An agent that was started a moment ago has made a cookie that has not been read yet.
-        with_what = f"signed with {cookie!r}" if cookie else "not signed: no cookie is known"
+        with_what = f"signed with {signer!r}" if signer else "not signed: no cookie is known"
         raise DistError(f"refuses this scheduler: {answer.error} (the request was {with_what})")
 
-    async def _cookie_for(self, peer: Peer) -> tuple[Cookie | None, float]:
-        """The cookie to sign with, and when it was read if it may be out of date, else infinity.
+    async def _signer_for(self, peer: Peer) -> tuple[Signer | None, float]:
+        """What to sign with, and when it was read if it may be out of date, else infinity.
 
-        For a peer on this host the one that the agent made itself, if it did; else the shared one.
+        For a peer on this host the cookie that the agent made itself, if it did.
         """
         if not _is_local(peer):
-            return self.cookie, math.inf
+            return self.signer, math.inf
         hosts = ("127.0.0.1", "::1") if peer.host == "localhost" else (peer.host,)
         try:
             own, read_at = await self._own_cookies.get()
         except registrations.RuntimeFolderError as exc:
-            if self.cookie is None:
+            if self.signer is None:
                 raise DistError(f"its cookie cannot be read: {exc}") from exc
-            return self.cookie, math.inf
+            return self.signer, math.inf
         for host in hosts:
             secret = own.get(Peer(host, peer.port))
             if secret is not None:
                 return Cookie(secret, f"the registration of {peer}"), read_at
-        return self.cookie, read_at
+        return self.signer, read_at
 
 
 class _OwnCookies:
@@ -128,6 +131,25 @@ class _OwnCookies:
         if stale and self._read_at == read_at:
             self._read_at = -math.inf
         return stale
+
+
+def find_signer(options: PoolOptions) -> Signer | None:
+    """What a pool's requests are signed with: what its options name, else the environment.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read or is no good, or the environment names a key and a cookie.
+    """
+    if options.cookie_file is not None:
+        return cookies.find(options.cookie_file, key=options.cookie_key)
+    key = keys.find_private(options.key_file, key=options.key_key)
+    if options.key_file is not None:
+        return key
+    cookie = cookies.find(None)
+    if key is not None and cookie is not None:
+        raise ConfigError(f"{key.where}: contradicts the cookie from {cookie.where}; keep one")
+    return key or cookie
 
 
 def _is_local(peer: Peer) -> bool:

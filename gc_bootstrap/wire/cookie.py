@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from gc_bootstrap.errors import ConfigError
 
@@ -33,6 +34,9 @@ class Cookie:
         It is too short or too long.
     """
 
+    algorithm: ClassVar[str] = "HS256"
+    noun: ClassVar[str] = "cookie"
+    wanted: ClassVar[str] = "its cookie"
     __slots__ = ("key", "where")
 
     def __init__(self, secret: str, where: str) -> None:
@@ -41,6 +45,9 @@ class Cookie:
                 f"{where}: the cookie has {len(secret)} characters; expected {SHORTEST} to"
                 f" {LONGEST}, such as the output of: openssl rand -hex 32"
             )
+        if "-----BEGIN " in secret:
+            # Its public half is no secret, and must never serve as one.
+            raise ConfigError(f"{where}: is a key and no cookie; expected it as a --key-file")
         try:
             encoded = secret.encode()
         except UnicodeEncodeError:
@@ -48,6 +55,11 @@ class Cookie:
         # RFC 7518 section 3.2: HS256 needs a key of at least 256 bits.
         self.key = hashlib.sha256(b"gc_bootstrap agent API v1\0" + encoded).digest()
         self.where = where
+
+    @property
+    def keys(self) -> tuple[bytes]:
+        """What a request is checked with: what it was signed with."""
+        return (self.key,)
 
     def __repr__(self) -> str:
         return f"the cookie from {self.where}"
@@ -89,18 +101,26 @@ def find(
     if file is None and environ.get(FILE_VARIABLE):
         file, key = environ[FILE_VARIABLE], FILE_VARIABLE
     if file is not None:
-        return _read(Path(file), f"{key} {file}")
+        where = f"{key} {file}"
+        return Cookie(read_text(Path(file), where, LONGEST).strip(), where)
     return Cookie(inline.strip(), VARIABLE) if inline is not None else None
 
 
-def _read(path: Path, where: str) -> Cookie:
+def read_text(path: Path, where: str, longest: int) -> str:
+    """Read a file that holds a secret, or keys.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read, is no text, or is longer than so many characters.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(4 * LONGEST + 64)  # four bytes a character at most, and line ends
+            content = file.read(4 * longest + 64)  # four bytes a character at most, and line ends
             if file.read(1):
-                raise ConfigError(f"{where}: is longer than {LONGEST} characters")
-        return Cookie(content.decode().strip(), where)
+                raise ConfigError(f"{where}: is longer than {longest} characters")
+        return content.decode()
     except OSError as exc:
         raise ConfigError(f"{where}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError:
-        raise ConfigError(f"{where}: the cookie is not text") from None
+        raise ConfigError(f"{where}: is not text") from None

@@ -1,4 +1,4 @@
-"""Signed requests: what a scheduler signs with the cookie, and an agent checks.
+"""Signed requests: what a scheduler signs with its cookie or its key, and an agent checks.
 
 Pure functions of bytes and time.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jwt
 
-from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.keys import Signer, Trusted
 from gc_bootstrap.wire.messages import WireError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 TOKEN_LIFETIME = 30.0
 """Seconds from a token's issue to its expiry."""
@@ -21,11 +24,11 @@ CLOCK_SKEW = 30.0
 """Seconds by which the clocks of scheduler and agent may differ."""
 
 
-def sign(cookie: Cookie, method: str, path: str, body: bytes, now: float) -> str:
+def sign(signer: Signer, method: str, path: str, body: bytes, now: float) -> str:
     """Make the value of the ``Authorization`` header for one request.
 
-    A JSON Web Token (RFC 7519), HS256, with ``htm`` and ``htu`` after RFC 9449, the hash of the
-    body, a random ``jti`` and half a minute to live.
+    A JSON Web Token (RFC 7519), HS256 or EdDSA, with ``htm`` and ``htu`` after RFC 9449, the hash
+    of the body, a random ``jti`` and half a minute to live.
 
     Parameters
     ----------
@@ -40,7 +43,23 @@ def sign(cookie: Cookie, method: str, path: str, body: bytes, now: float) -> str
         "iat": now,
         "exp": now + TOKEN_LIFETIME,
     }
-    return "Bearer " + jwt.encode(claims, cookie.key, algorithm="HS256")
+    return "Bearer " + jwt.encode(claims, signer.key, algorithm=signer.algorithm)
+
+
+def _decode(token: str, key: bytes | Ed25519PublicKey, algorithm: str) -> Mapping[str, Any]:
+    claims: Mapping[str, Any] = jwt.decode(
+        token,
+        key,
+        algorithms=[algorithm],
+        # The times are checked by the caller, against its own clock.
+        options={
+            "require": ["htm", "htu", "body", "jti", "iat", "exp"],
+            "verify_exp": False,
+            "verify_iat": False,
+            "verify_nbf": False,
+        },
+    )
+    return claims
 
 
 def _digest(body: bytes) -> str:
@@ -52,12 +71,13 @@ class Verifier:
 
     Parameters
     ----------
-    cookie
-        The secret that the tokens must have been signed with.
+    trusted
+        What the tokens must have been signed with: the cookie, or the other half of a key. It says
+        by which algorithm; what a token says of itself decides nothing.
     """
 
-    def __init__(self, cookie: Cookie) -> None:
-        self._cookie = cookie
+    def __init__(self, trusted: Trusted) -> None:
+        self._trusted = trusted
         self._seen: dict[str, float] = {}
 
     def check(self, header: str | None, method: str, path: str, body: bytes, now: float) -> None:
@@ -77,28 +97,30 @@ class Verifier:
         """
         scheme, _, token = (header or "").partition(" ")
         if scheme.lower() != "bearer" or not token or not token.isascii():
-            raise WireError(401, "no token; this agent wants requests signed with its cookie")
-        try:
-            claims = jwt.decode(
-                token.strip(),
-                self._cookie.key,
-                algorithms=["HS256"],
-                # The times are checked below, against the caller's clock.
-                options={
-                    "require": ["htm", "htu", "body", "jti", "iat", "exp"],
-                    "verify_exp": False,
-                    "verify_iat": False,
-                    "verify_nbf": False,
-                },
+            raise WireError(
+                401, f"no token; this agent wants requests signed with {self._trusted.wanted}"
             )
-        except jwt.InvalidSignatureError:
-            raise WireError(401, "the token was signed with another cookie") from None
-        except jwt.InvalidTokenError as exc:
-            raise WireError(401, f"the token is not one: {exc}") from None
-        except RecursionError:
-            # PyJWT 2.10 lets it through where JSON is nested a thousand times.
-            raise WireError(401, "the token is not one: nested too deeply") from None
-        self._check_claims(claims, method, path, body, now)
+        self._check_claims(self._claims(token.strip()), method, path, body, now)
+
+    def _claims(self, token: str) -> Mapping[str, Any]:
+        """What a token says that was signed as it must be."""
+        for key in self._trusted.keys:
+            try:
+                return _decode(token, key, self._trusted.algorithm)
+            except jwt.InvalidSignatureError:
+                continue
+            except jwt.InvalidAlgorithmError:
+                raise WireError(
+                    401,
+                    "the token is signed in another way; this agent wants requests signed with"
+                    f" {self._trusted.wanted} ({self._trusted.algorithm})",
+                ) from None
+            except jwt.InvalidTokenError as exc:
+                raise WireError(401, f"the token is not one: {exc}") from None
+            except RecursionError:
+                # PyJWT 2.10 lets it through where JSON is nested a thousand times.
+                raise WireError(401, "the token is not one: nested too deeply") from None
+        raise WireError(401, f"the token was signed with another {self._trusted.noun}")
 
     def _check_claims(
         self, claims: Mapping[str, Any], method: str, path: str, body: bytes, now: float

@@ -27,6 +27,7 @@ from gc_bootstrap.cli.processes import ProcessGroup
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.wire import tokens
 from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.keys import Signer, Trusted
 from gc_bootstrap.wire.names import STATUS_HANDLER
 from tests.zygote import is_plain, zygote
 
@@ -93,7 +94,7 @@ def options_of(*arguments: str) -> WorkerOptions:
 @asynccontextmanager
 async def agent_here(
     *arguments: str,
-    cookie: Cookie | None = None,
+    cookie: Trusted | None = None,
     listen: str = "127.0.0.1:0",
     insecure: bool = False,
     warm: Callable[[], Awaitable[None]] | None = None,
@@ -102,7 +103,7 @@ async def agent_here(
     options = AgentOptions(
         workers=options_of("--no-nanny", *arguments),
         listen=Listen.parse(listen),
-        cookie=cookie,
+        trusted=cookie,
         insecure=insecure,
     )
     async with AgentServer(options, warm) as server:
@@ -123,7 +124,7 @@ async def request(
     path: str,
     body: bytes = b"",
     *,
-    cookie: Cookie | None = None,
+    cookie: Signer | None = None,
     headers: Mapping[str, str] | None = None,
     tls: Any = None,
 ) -> tuple[int, Any]:

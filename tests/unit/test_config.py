@@ -67,7 +67,7 @@ def test_the_yaml_says_what_the_dataclasses_say() -> None:
 
 
 def test_the_yaml_has_every_key_and_no_other() -> None:
-    written = keys_of(PoolOptions()) - {"cookie-key"}  # where cookie-file came from
+    written = keys_of(PoolOptions()) - {"cookie-key", "key-key"}  # where the files came from
     assert keys_in(dict(DEFAULTS)) == written | {"pools"}
 
 
@@ -99,6 +99,7 @@ def test_dask_knows_the_defaults() -> None:
         ("removal.panic-threshold", 1, 1.0),
         ("drain.timeout", "10s", 10.0),
         ("cookie-file", "/run/secrets/cookie", "/run/secrets/cookie"),
+        ("key-file", "/run/secrets/private.pem", "/run/secrets/private.pem"),
         ("scheduler-address", "tcp://scheduler.prod:8786", "tcp://scheduler.prod:8786"),
         ("scheduler-address", "tls://[fd00::5]:8786", "tls://[fd00::5]:8786"),
         ("scheduler-address", "10.0.0.1:8786", "10.0.0.1:8786"),
@@ -205,6 +206,7 @@ def test_a_value_that_is_no_duration_is_one_line(path: str, value: Any) -> None:
         ("removal.panic-threshold", 50, "is not a number from 0 to 1"),
         ("cookie-file", "", "is not the path of a file"),
         ("cookie-file", 5, "is not the path of a file"),
+        ("key-file", "", "is not the path of a file"),
         ("scheduler-address", "tcp://10.0.0.1", NO_ADDRESS),
         ("scheduler-address", "tcp://10.0.0.1:0", NO_ADDRESS),
         ("scheduler-address", "tcp://10.0.0.1:65536", NO_ADDRESS),

@@ -117,3 +117,39 @@ def test_a_pool_within_a_pool_is_an_unknown_key() -> None:
 )
 def test_a_problem_above_is_not_said_again_for_each_pool(top: dict[str, Any]) -> None:
     assert only_problem({"a": {"discovery": "local"}, "b": {"discovery": "local"}}, **top)
+
+
+@pytest.mark.parametrize(
+    ("above", "own", "cookie", "key"),
+    [
+        ("cookie-file", "key-file", None, "gpu"),
+        ("key-file", "cookie-file", "gpu", None),
+        ("key-file", "key-file", None, "gpu"),
+        ("cookie-file", "discovery", "all", None),
+    ],
+)
+def test_a_pool_with_a_key_or_a_cookie_of_its_own_has_no_other(
+    above: str, own: str, cookie: str | None, key: str | None
+) -> None:
+    section = {"discovery": "static:a", **({} if own == "discovery" else {own: "gpu"})}
+    pools, problems = read_pools(configured={above: "all", "pools": {"gpu": section}})
+    assert problems == []
+    assert (pools["gpu"].cookie_file, pools["gpu"].key_file) == (cookie, key)
+
+
+def test_what_is_given_replaces_a_cookie_in_the_configuration_by_a_key() -> None:
+    configured = {"discovery": "static:a", "cookie-file": "configured"}
+    pools, problems = read_pools({"key_file": "given"}, configured)
+    assert problems == []
+    assert (pools["default"].cookie_file, pools["default"].key_file) == (None, "given")
+
+
+def test_a_key_and_a_cookie_at_one_place_contradict_each_other() -> None:
+    both = {"cookie-file": "a", "key-file": "b"}
+    pool = {"discovery": "static:a", **both}
+    assert only_problem({"gpu": pool}) == (
+        "gc-bootstrap.pools.gpu.key-file: contradicts cookie-file; keep one of them"
+    )
+    assert only_problem({"gpu": {"discovery": "static:a"}}, **both) == (
+        "gc-bootstrap.key-file: contradicts cookie-file; keep one of them"
+    )

@@ -44,7 +44,7 @@ def cookies_of(plugin: BootstrapPlugin) -> dict[str, str]:
     for name, pool in plugin.pools.items():
         assert isinstance(pool.dist, DaskDist)
         assert pool.dist._client is not None
-        found[name] = repr(pool.dist._client.cookie)
+        found[name] = repr(pool.dist._client.signer)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which cookie a request is signed with; the other end is a real control API."""
+"""What a request is signed with; the other end is a real control API."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gc_bootstrap.scheduler import signing
 from gc_bootstrap.scheduler.client import Answer
 from gc_bootstrap.scheduler.signing import SignedClient
 from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.keys import Signer, Trusted
 from gc_bootstrap.wire.messages import DetachRequest
 from gc_bootstrap.wire.names import DETACH
 from gc_bootstrap.wire.registrations import Registrar, Registration
@@ -29,13 +30,13 @@ DETACH_NOBODY = DetachRequest("Scheduler-1", "10.0.0.5:8791")
 
 
 @asynccontextmanager
-async def served(cookie: Cookie | None) -> AsyncIterator[Peer]:
+async def served(trusted: Trusted | None) -> AsyncIterator[Peer]:
     """An idle agent's API; it has nothing to detach, and answers 200."""
     agent = Agent(options())
     await agent.warm_up(None)
     sock = await asyncio.to_thread(Listen("127.0.0.1", 0).bind)
     peer = local_peer(sock)
-    server = ControlServer(agent, sock, cookie=cookie)
+    server = ControlServer(agent, sock, trusted=trusted)
     await server.start()
     try:
         yield peer
@@ -45,8 +46,8 @@ async def served(cookie: Cookie | None) -> AsyncIterator[Peer]:
 
 
 @asynccontextmanager
-async def client_with(cookie: Cookie | None) -> AsyncIterator[SignedClient]:
-    client = SignedClient(cookie, None, concurrency=2)
+async def client_with(signer: Signer | None) -> AsyncIterator[SignedClient]:
+    client = SignedClient(signer, None, concurrency=2)
     client.start()
     try:
         yield client
