@@ -57,6 +57,7 @@ __all__ = [
     "has_ended",
     "import_preload",
     "import_term",
+    "is_ending",
     "is_server",
     "let_connect",
     "nprocesses_nthreads",
@@ -192,6 +193,11 @@ def has_ended(server: Nanny | Worker) -> bool:
     return server.status in (Status.closed, Status.failed)
 
 
+def is_ending(server: Nanny | Worker) -> bool:
+    """Whether a worker is closing for good."""
+    return server.status in (Status.closing, Status.closing_gracefully)
+
+
 def runs(server: Nanny | Worker) -> bool:
     """Whether a worker runs now; a nanny may be restarting one."""
     if isinstance(server, Nanny):
@@ -249,6 +255,9 @@ class HookedNanny(Nanny):
     async def worker_exited(self) -> None:
         """Called when the process has ended by itself, before it may be started again."""
 
+    def restart_failed(self) -> None:
+        """Called when the process has ended and could not be started again."""
+
     @property
     def has_started(self) -> bool:
         """Whether there is a worker that has registered."""
@@ -262,7 +271,7 @@ class HookedNanny(Nanny):
     @property
     def is_ending(self) -> bool:
         """Whether the worker closes for good."""
-        return self.status in (Status.closing_gracefully, Status.closing, Status.closed)
+        return is_ending(self) or self.status == Status.closed
 
     def identity(self) -> dict[str, str]:
         """Who it is; to others it is a nanny as any other."""
@@ -274,7 +283,12 @@ class HookedNanny(Nanny):
         Where Dask sends it SIGTERM later, because of its memory, it is killed: it leaves SIGTERM
         to the agent. By default that would have ended it as abruptly.
         """
-        status = await super().instantiate()
+        try:
+            status = await super().instantiate()
+        except Exception:
+            if self.is_running:  # at its first start, Dask closes the nanny
+                self.restart_failed()
+            raise
         process = self.process.process if self.process is not None else None
         if process is not None:
             process.terminate = process.kill  # type: ignore[method-assign]

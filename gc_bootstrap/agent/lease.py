@@ -61,7 +61,8 @@ class Lease:
         self._limit = max(0.0, deadline - asyncio.get_running_loop().time())
         self._silence = silence
         self._link = link
-        tag = Tag(request.scheduler_id, request.peer, request.pool)
+        count = len(options.workers)
+        tag = Tag(request.scheduler_id, request.peer, request.pool, nworkers=count)
         self.group = WorkerGroup(options, link, tag, life)
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Retrieved here, so that a start nobody waits for any more is not reported as unseen.

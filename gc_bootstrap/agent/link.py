@@ -16,7 +16,7 @@ from distributed.security import Security
 from gc_bootstrap.agent import _dask
 from gc_bootstrap.errors import one_line, os_reason
 from gc_bootstrap.wire.messages import WireError
-from gc_bootstrap.wire.names import DRAIN_HANDLER
+from gc_bootstrap.wire.names import DRAIN_HANDLER, REFILL_HANDLER, REFILL_YES
 from gc_bootstrap.wire.tag import Tag
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ CONNECT_PATIENCE = 0.5
 """Seconds that a connection may take that nobody waits for any more."""
 LOOKS = 5
 """How often a scheduler is asked for a sign of life within the time that it may be silent."""
+ANSWER_TIMEOUT = 10.0
+"""Seconds for an answer that takes a scheduler no time."""
 ANSWER_MARGIN = 2.0
 """Seconds, or a tenth of the time where that is less, for the answer to a drain to come."""
 
@@ -176,6 +178,37 @@ class Link:
         return WireError(502, f"cannot reach the scheduler at {self.address}: {reason}")
 
     # -- what it is asked for --------------------------------------------------------------------
+
+    async def refill(self, tag: Tag, worker: str) -> str:
+        """Ask whether to start a worker in place of one that has ended.
+
+        Parameters
+        ----------
+        tag
+            Whose the workers are.
+        worker
+            The address of the one that has ended.
+
+        Returns
+        -------
+        str
+            One of the ``REFILL_`` answers; yes where the scheduler has no pool of ours.
+
+        Raises
+        ------
+        OSError
+            It is not there, or is another one by now.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await self.check_same()
+                refill = getattr(self._rpc, REFILL_HANDLER)
+                answer: str | None = await refill(peer=tag.peer, pool=tag.pool, worker=worker)
+        except TimeoutError:
+            raise OSError(f"no answer from its scheduler within {ANSWER_TIMEOUT:g} s") from None
+        except Exception as exc:
+            raise OSError(one_line(exc)) from exc
+        return REFILL_YES if answer is None else answer
 
     async def drain(self, tag: Tag, addresses: Sequence[str], deadline: float) -> bool:
         """Have it take the workers' tasks and data, and forget them.

@@ -26,6 +26,10 @@ GRACEFUL_TIMEOUT = 37.5
 ``Worker.close``."""
 IDENTITY_TIMEOUT = 5.0
 """Seconds for a scheduler to say who it is."""
+ON_PURPOSE = ("scheduler-close-worker", "worker-close-gracefully", "worker-lifetime-reached")
+"""Why a worker closes that nobody wants replaced: ``retire_workers`` without ``remove``, and what
+the worker does by itself (distributed 2026.1 to 2026.8). ``retire_workers`` with ``remove`` gives
+the same reason as any other removal; its scheduler knows which it was."""
 QUIET_TIMEOUT = 1.0
 """Seconds for telling a worker that it is about to be closed."""
 
@@ -48,6 +52,13 @@ class AgentNanny(_dask.HookedNanny):
         Whose worker it minds: one that is restarted for another scheduler would be nobody's.
     life
         Says whether a worker that dies is restarted.
+
+    Attributes
+    ----------
+    was_at
+        Address of the worker when it said that it closes for good; empty where it did not.
+    ended_on_purpose
+        Whether that was for a reason by which none is to take its place.
     """
 
     def __init__(self, *args: Any, link: Link, life: Life, **kwargs: Any) -> None:
@@ -55,6 +66,8 @@ class AgentNanny(_dask.HookedNanny):
         self._life = life
         self._close_timeout = OWN_TIMEOUT
         self._on_ending: Callable[[], None] | None = None
+        self.was_at = ""
+        self.ended_on_purpose = False
         super().__init__(*args, **kwargs)
 
     def on_ending(self, listener: Callable[[], None]) -> None:
@@ -66,6 +79,8 @@ class AgentNanny(_dask.HookedNanny):
     def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
         """Say that the worker closes for good; Dask's nanny says so only when it has closed."""
         super().close_gracefully(reason)
+        self.was_at = self.was_at or self.worker_address or ""
+        self.ended_on_purpose = self.ended_on_purpose or reason in ON_PURPOSE
         gone = reason == "worker-handle-scheduler-connection-broken"
         self._close_timeout = ABANDONED_TIMEOUT if gone else GRACEFUL_TIMEOUT
         if self._on_ending is not None:
@@ -97,6 +112,10 @@ class AgentNanny(_dask.HookedNanny):
                 await _dask.run_in_worker(self, _silence_heartbeat)
         except (OSError, TimeoutError) as exc:
             logger.debug("The worker at %s cannot be told: %s", self.worker_address, exc)
+
+    def restart_failed(self) -> None:
+        """Be done: Dask's nanny would be there for ever, without a worker."""
+        self.close_gracefully("gc_bootstrap-restart-failed")
 
     async def worker_exited(self) -> None:
         """Let the worker be restarted for the same scheduler only.

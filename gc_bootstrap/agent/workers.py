@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,8 @@ from gc_bootstrap.agent.nanny import ABANDONED_TIMEOUT, AgentNanny
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.state import Event, Life
 from gc_bootstrap.agent.worker import OwnWorker
-from gc_bootstrap.errors import os_reason
+from gc_bootstrap.errors import one_line, os_reason
+from gc_bootstrap.wire.names import REFILL_NO, REFILL_YES
 from gc_bootstrap.wire.tag import Tag
 
 logger = logging.getLogger(__name__)
@@ -27,8 +29,12 @@ ASK_AGAIN = 0.2
 """Seconds after which a drain is asked for again."""
 UNDER_WAY_TIMEOUT = 5.0
 """Seconds that a drain waits for workers whose start is under way."""
+REFILL_FIRST, REFILL_FACTOR, REFILL_MOST, REFILL_JITTER = 1.0, 1.6, 30.0, 0.2
+"""Seconds until a worker that has ended for good is replaced, and after failures; gRPC's
+connection-backoff numbers, with a lower cap."""
 REASON = "gc_bootstrap-agent"
 """Why a worker closes, for its log."""
+_RANDOM = random.SystemRandom()
 
 
 class WorkerGroup:
@@ -52,8 +58,10 @@ class WorkerGroup:
         self._tag = tag
         self._life = life
         self._servers: list[Nanny | Worker] = []
-        self._watchers: list[asyncio.Task[None]] = []
-        self._closings: list[asyncio.Task[None]] = []
+        self._minders: list[asyncio.Task[None]] = []
+        self._closings: set[asyncio.Task[None]] = set()
+        self._timeout = 0.0
+        self._over = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self.left: list[asyncio.Future[None]] = []
 
@@ -70,10 +78,11 @@ class WorkerGroup:
         Exception
             Whatever kept one from starting. The others are closed.
         """
+        self._timeout = timeout
         starting: list[asyncio.Task[None]] = []
         try:
             for own in self._options.workers:
-                self._servers.append(self._make(own, timeout))
+                self._servers.append(self._make(own))
             # Before, so that another scheduler that is at this address by now never sees a worker;
             # and after, for one that came meanwhile.
             await self._link.check_same()
@@ -87,17 +96,17 @@ class WorkerGroup:
             await asyncio.gather(*starting, return_exceptions=True)
             await self.close()
             raise
-        for server in self._servers:
-            self._watchers.append(asyncio.create_task(self._watch(server)))
+        for place, server in enumerate(self._servers):
+            self._minders.append(asyncio.create_task(self._mind(place)))
             if isinstance(server, AgentNanny):
                 server.on_ending(partial(self._ends, server))
 
-    def _make(self, own: Any, timeout: float) -> Nanny | Worker:
+    def _make(self, own: Any) -> Nanny | Worker:
         nanny = self._options.nanny
         make = OwnWorker(self._options.worker_class, self._tag, own_process=nanny)
         arguments = dict(own)
         if arguments.get("death_timeout") is None:
-            arguments["death_timeout"] = timeout
+            arguments["death_timeout"] = self._timeout
         if not nanny:
             return make(self._link.address, **arguments)
         arguments["worker_class"] = make
@@ -110,7 +119,7 @@ class WorkerGroup:
 
     async def finished(self) -> None:
         """Return when all workers have ended, for whatever reason."""
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        await self._over.wait()
 
     @property
     def addresses(self) -> list[str]:
@@ -175,13 +184,14 @@ class WorkerGroup:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        for minder in self._minders:
+            minder.cancel()
+        await asyncio.gather(*self._minders, return_exceptions=True)
         closings = [*self._closings, *map(self._close_one, self._servers)]
         for result in await asyncio.gather(*closings, return_exceptions=True):
             if isinstance(result, Exception):
                 logger.error("Closing a worker failed", exc_info=result)
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        self._over.set()
 
     async def _close_one(self, server: Nanny | Worker) -> None:
         if isinstance(server, Nanny):
@@ -207,15 +217,58 @@ class WorkerGroup:
         """
         if self._closing is not None:
             return  # so does every worker
-        if len(self._servers) == 1:
+        if all(s is nanny or _dask.has_ended(s) or _dask.is_ending(s) for s in self._servers):
             self._life.tell(Event.END)
-        self._closings.append(asyncio.create_task(self._close_one(nanny)))
+        closing = asyncio.create_task(self._close_one(nanny))
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
 
-    async def _watch(self, server: Nanny | Worker) -> None:
-        """Wait until a worker has ended."""
-        await server.finished()  # type: ignore[no-untyped-call]
-        if not self._life.workers_end:
-            logger.warning("One of %d workers has ended for good", len(self._servers))
+    # -- one that ends for good while others run -------------------------------------------------
+
+    async def _mind(self, place: int) -> None:
+        """Wait until a worker has ended, and put another in its place."""
+        while True:
+            server = self._servers[place]
+            await server.finished()  # type: ignore[no-untyped-call]
+            if all(map(_dask.has_ended, self._servers)):
+                self._over.set()  # the agent is free; the next attach starts all of them
+                return
+            if not await self._refill(place, server):
+                return
+
+    async def _refill(self, place: int, ended: Nanny | Worker) -> bool:
+        """Start a worker in place of one that has ended; False where none is to be."""
+        on_purpose = isinstance(ended, AgentNanny) and ended.ended_on_purpose
+        address = ended.was_at if isinstance(ended, AgentNanny) else ""
+        logger.warning("Worker %s, one of %d, has ended for good", address, len(self._servers))
+        wait = REFILL_FIRST
+        while self._life.restarts_workers and not on_purpose:
+            await asyncio.sleep(wait * _RANDOM.uniform(1 - REFILL_JITTER, 1 + REFILL_JITTER))
+            try:
+                answer = await self._link.refill(self._tag, address)
+                on_purpose = answer == REFILL_NO
+                if answer == REFILL_YES and self._life.restarts_workers:
+                    await self._start_one(place)
+                    return True
+            except Exception as exc:
+                wait = min(wait * REFILL_FACTOR, REFILL_MOST)
+                logger.warning("No worker in place of %s yet: %s", address, one_line(exc))
+        if on_purpose:
+            logger.info("It ended on purpose: none takes its place while the agent is attached")
+        return False
+
+    async def _start_one(self, place: int) -> None:
+        server = self._servers[place] = self._make(self._options.workers[place])
+        try:
+            await self._link.check_same()
+            await _started(server)
+            await self._link.check_same()
+        except Exception:
+            await self._close_one(server)
+            raise
+        if isinstance(server, AgentNanny):
+            server.on_ending(partial(self._ends, server))
+        logger.info("Worker %s has taken its place", _dask.worker_address(server))
 
 
 async def _started(server: Nanny | Worker) -> None:

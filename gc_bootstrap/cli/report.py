@@ -69,10 +69,17 @@ def _row(pool: Pool, peer: str) -> Row:
     return Row(
         peer,
         _state(pool, peer),
-        ", ".join(pool["workers"].get(peer, ())),
+        _workers(pool, peer),
         pool["progress"].get(peer) or pool["held"].get(peer) or "",
         labels_text(pool["labels"].get(peer, {})),
     )
+
+
+def _workers(pool: Pool, peer: str) -> str:
+    found = pool["workers"].get(peer, ())
+    promised = pool["nworkers"].get(peer, 0)
+    fewer = f"{len(found)} of {promised} workers: " if 0 < len(found) < promised else ""
+    return fewer + ", ".join(found)
 
 
 def _state(pool: Pool, peer: str) -> str:
@@ -136,7 +143,23 @@ def _missing(pool: Pool) -> Iterator[str]:
         yield f"{len(missing)} of {len(pool['peers'])} peers are no members: {names}"
 
 
-CHECKS: tuple[Callable[[Pool], Iterator[str]], ...] = (_paused, _said, _incomplete, _missing)
+def _fewer(pool: Pool) -> Iterator[str]:
+    there = {peer: len(pool["workers"].get(peer, ())) for peer in pool["members"]}
+    promised = pool["nworkers"]
+    fewer = [peer for peer in there if there[peer] < promised.get(peer, 0)]
+    if fewer:
+        named = [f"{peer} ({there[peer]} of {promised[peer]})" for peer in fewer]
+        more = [f"{len(fewer) - NAMED} more"] if len(fewer) > NAMED else []
+        yield f"members without some of their workers: {', '.join(named[:NAMED] + more)}"
+
+
+CHECKS: tuple[Callable[[Pool], Iterator[str]], ...] = (
+    _paused,
+    _said,
+    _incomplete,
+    _missing,
+    _fewer,
+)
 """What can be wrong with a pool; each yields nothing where all is well."""
 
 

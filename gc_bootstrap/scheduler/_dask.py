@@ -47,6 +47,10 @@ NEEDS = (
 DONT_REPLY = Status.dont_reply
 """What an RPC's handler returns that has nothing to say."""
 
+RETIREMENT = "retire-workers-"
+"""How the stimulus of ``Scheduler.retire_workers`` begins; a removal for another reason has another
+one (distributed 2026.1 to 2026.8)."""
+
 Kind = TypeVar("Kind", bound=SchedulerPlugin)
 
 

@@ -19,7 +19,14 @@ from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler._dask import Status
 from gc_bootstrap.scheduler.drain import Drain, Loss, cancel_and_wait
 from gc_bootstrap.scheduler.members import Members
-from gc_bootstrap.wire.names import DRAIN_HANDLER, REPORT_ANSWER
+from gc_bootstrap.wire.names import (
+    DRAIN_HANDLER,
+    REFILL_HANDLER,
+    REFILL_LATER,
+    REFILL_NO,
+    REFILL_YES,
+    REPORT_ANSWER,
+)
 from gc_bootstrap.wire.tag import Tag
 
 if TYPE_CHECKING:
@@ -69,6 +76,7 @@ class Drainer(SchedulerPlugin):
         def make() -> Drainer:
             made = cls(scheduler)
             _dask.add_rpc(scheduler, DRAIN_HANDLER, made.drain_for_agent)
+            _dask.add_rpc(scheduler, REFILL_HANDLER, made.refill_for_agent)
             _dask.add_stream_handler(scheduler, REPORT_ANSWER, made.reported)
             return made
 
@@ -131,6 +139,19 @@ class Drainer(SchedulerPlugin):
             logger.info("The agent at %s is told nothing: %s", peer, exc)
             return _dask.DONT_REPLY
         return {address: str(loss) if loss else "" for address, loss in lost.items()}
+
+    async def refill_for_agent(self, peer: str, pool: str, worker: str) -> str:
+        """RPC of an agent: whether to start a worker in place of one that has ended.
+
+        Raises
+        ------
+        PeerError
+            ``peer`` names none.
+        """
+        if self._members.was_retired(worker):
+            return REFILL_NO
+        others = self._members.workers(pool, Peer.parse(peer))
+        return REFILL_LATER if any(other in self._drains for other in others) else REFILL_YES
 
     def progress(self, peer: Peer, pool: str) -> str:
         """What is left of a peer's drain, in one line; empty where none runs."""

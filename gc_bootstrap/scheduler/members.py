@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ from gc_bootstrap.wire.tag import Tag
 
 if TYPE_CHECKING:
     from distributed import Scheduler
+
+RETIRED_KEPT = 1000
+"""Workers retired on purpose that are remembered; their agents ask within seconds."""
 
 
 class Members(SchedulerPlugin):
@@ -39,6 +43,7 @@ class Members(SchedulerPlugin):
         self._tags: dict[str, Tag] = {}
         self._pools: dict[str, dict[Peer, set[str]]] = {}
         self._listeners: dict[str, list[Callable[[], None]]] = {}
+        self._retired: deque[str] = deque(maxlen=RETIRED_KEPT)
         for address in scheduler.workers:
             self.add_worker(scheduler, address)
 
@@ -67,6 +72,17 @@ class Members(SchedulerPlugin):
         """What the agent of a worker says of it; None where it is no worker of ours."""
         return self._tags.get(address) if address in self._table else None
 
+    def promised(self, pool: str) -> dict[Peer, int]:
+        """How many workers each member runs for a pool when all is well."""
+        return {
+            peer: max(self._tags[worker].nworkers for worker in self.workers(pool, peer))
+            for peer in self.peers(pool)
+        }
+
+    def was_retired(self, worker: str) -> bool:
+        """Whether Dask's ``retire_workers`` has let a worker go that was ours."""
+        return worker in self._retired
+
     def on_loss(self, pool: str, listener: Callable[[], None]) -> Callable[[], None]:
         """Call somebody whenever a pool has lost a worker.
 
@@ -93,11 +109,15 @@ class Members(SchedulerPlugin):
             self._tags[worker] = tag
             self._pools.setdefault(tag.pool, {}).setdefault(peer, set()).add(worker)
 
-    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+    def remove_worker(
+        self, scheduler: Scheduler, worker: str, *, stimulus_id: str = "", **kwargs: Any
+    ) -> None:
         """Forget it, and say so to the pool that has lost it."""
         tag = self._tags.pop(worker, None)
         if tag is None:
             return
+        if stimulus_id.startswith(_dask.RETIREMENT):
+            self._retired.append(worker)
         peer, of_pool = Peer.parse(tag.peer), self._pools[tag.pool]
         of_pool[peer].discard(worker)
         if not of_pool[peer]:

@@ -178,7 +178,8 @@ class BootstrapPlugin(SchedulerPlugin):
         for name, pool in self.pools.items():
             status = (await pool.status()).to_json()
             workers = {str(peer): found for peer, found in members.by_peer(name).items()}
-            pools.append({**status, "workers": workers})
+            promised = {str(peer): n for peer, n in members.promised(name).items()}
+            pools.append({**status, "workers": workers, "nworkers": promised})
         return {
             "scheduler": {"address": self._scheduler.address, "id": self._scheduler.id},
             "pools": pools,

@@ -27,12 +27,15 @@ class Tag:
         The pool that attached it.
     reports
         Whether the worker answers :data:`.names.REPORT_REQUEST`.
+    nworkers
+        How many workers its agent runs for that scheduler, when all is well.
     """
 
     scheduler_id: str
     peer: str
     pool: str
     reports: bool = True
+    nworkers: int = 1
 
     def encode(self) -> dict[str, Any]:
         """The same, of types that msgpack has."""
@@ -50,4 +53,7 @@ class Tag:
         scheduler_id, peer, pool = map(content.get, ("scheduler_id", "peer", "pool"))
         if not all(isinstance(text, str) for text in (scheduler_id, peer, pool)):
             return None
-        return cls(str(scheduler_id), str(peer), str(pool), content.get("reports") is True)
+        reports, nworkers = content.get("reports") is True, content.get("nworkers")
+        if not isinstance(nworkers, int) or nworkers < 1:
+            nworkers = 1
+        return cls(str(scheduler_id), str(peer), str(pool), reports, int(nworkers))

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from distributed.core import Server
 
+from gc_bootstrap.agent import link as link_module
 from gc_bootstrap.agent.link import LOOKS, Link
 from gc_bootstrap.wire.messages import WireError
-from gc_bootstrap.wire.names import DRAIN_HANDLER
+from gc_bootstrap.wire.names import DRAIN_HANDLER, REFILL_HANDLER, REFILL_LATER, REFILL_YES
 from gc_bootstrap.wire.tag import Tag
 
 ID = "Scheduler-1"
@@ -29,6 +30,7 @@ class Scheduler:
         self.identity: Any = {"id": ID}
         self.drained: Any = {}
         self.retired: Any = {address: {} for address in WORKERS}
+        self.refill: Any = REFILL_YES
         self.asked: list[dict[str, Any]] = []
 
     async def answer_identity(self, **keywords: Any) -> Any:
@@ -37,6 +39,10 @@ class Scheduler:
     async def answer_drain(self, **keywords: Any) -> Any:
         self.asked.append(keywords)
         return self._answer(self.drained)
+
+    async def answer_refill(self, **keywords: Any) -> Any:
+        self.asked.append(keywords)
+        return self._answer(self.refill)
 
     async def answer_retire(self, **keywords: Any) -> Any:
         self.asked.append(keywords)
@@ -59,6 +65,7 @@ async def address(scheduler: Scheduler) -> AsyncIterator[str]:
     handlers: dict[str, Callable[..., Any]] = {
         "identity": scheduler.answer_identity,
         DRAIN_HANDLER: scheduler.answer_drain,
+        REFILL_HANDLER: scheduler.answer_refill,
         "retire_workers": scheduler.answer_retire,
     }
     server = Server(handlers)
@@ -175,6 +182,24 @@ class Time:
         self.now += seconds
         for due in [at for at in self._changes if at <= self.now]:
             self._changes.pop(due)()
+
+
+async def test_a_scheduler_is_asked_whether_to_start_another_worker(
+    scheduler: Scheduler, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with linked(address) as link:
+        scheduler.refill = REFILL_LATER
+        assert await link.refill(TAG, WORKERS[0]) == REFILL_LATER
+        assert scheduler.asked == [{"peer": TAG.peer, "pool": TAG.pool, "worker": WORKERS[0]}]
+        scheduler.refill = None  # what Dask answers that has no pool of ours
+        assert await link.refill(TAG, WORKERS[0]) == REFILL_YES
+        scheduler.identity = {"id": "Scheduler-2"}
+        with pytest.raises(OSError, match="another scheduler"):
+            await link.refill(TAG, WORKERS[0])
+    monkeypatch.setattr(link_module, "ANSWER_TIMEOUT", 0.1)
+    async with linked(f"tcp://127.0.0.1:{closed_port()}") as link:
+        with pytest.raises(OSError, match="no answer from its scheduler"):
+            await link.refill(TAG, WORKERS[0])
 
 
 async def test_silence_is_noticed_when_it_has_lasted(scheduler: Scheduler, address: str) -> None:

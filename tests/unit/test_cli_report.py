@@ -16,7 +16,11 @@ from gc_bootstrap.pool.status import PoolStatus
 A, B, C, D, E, F, G = (Peer("10.0.0.5", port) for port in range(1, 8))
 
 
-def pool(workers: dict[Peer, list[str]] | None = None, **fields: Any) -> dict[str, Any]:
+def pool(
+    workers: dict[Peer, list[str]] | None = None,
+    nworkers: dict[Peer, int] | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
     """One pool's part of the answer of a scheduler."""
     plain: dict[str, Any] = {
         "name": "default", "discovery": "static", "dist": "dask", "paused": False,
@@ -25,7 +29,11 @@ def pool(workers: dict[Peer, list[str]] | None = None, **fields: Any) -> dict[st
         "peers": (), "members": (), "connecting": (), "disconnecting": (),
     }  # fmt: skip
     status = PoolStatus(**{**plain, **fields}).to_json()
-    return {**status, "workers": {str(p): found for p, found in (workers or {}).items()}}
+    return {
+        **status,
+        "workers": {str(p): found for p, found in (workers or {}).items()},
+        "nworkers": {str(p): count for p, count in (nworkers or {}).items()},
+    }
 
 
 EVERYTHING = pool(
@@ -62,6 +70,15 @@ def test_workers_and_reason_are_told_together() -> None:
     assert Row("a", "draining", "tcp://b:1", "2 tasks run").detail == "tcp://b:1 (2 tasks run)"
     assert Row("a", "member", "tcp://b:1").detail == "tcp://b:1"
     assert Row("a", "held", reason="backing off").detail == "backing off"
+
+
+def test_a_member_without_some_of_its_workers_says_so() -> None:
+    there = {A: ["tcp://a:1"], B: ["tcp://b:1", "tcp://b:2"]}
+    found = rows(pool(there, {A: 2, B: 2}, peers=(A, B), members=(A, B)))
+    assert [row.workers for row in found] == [
+        "1 of 2 workers: tcp://a:1",
+        "tcp://b:1, tcp://b:2",
+    ]
 
 
 def test_the_summary_counts_by_state() -> None:
@@ -107,6 +124,8 @@ def test_all_is_well_where_every_peer_that_stays_is_a_member() -> None:
          "1 of 2 peers are no members: 10.0.0.5:5 (held: refused)"),
         ({"members": (A,), "peers": (A, E), "leaving": (), "connecting": (E,)},
          "1 of 2 peers are no members: 10.0.0.5:5 (attaching)"),
+        ({"workers": {A: ["tcp://a:1"]}, "nworkers": {A: 2}},
+         "members without some of their workers: 10.0.0.5:1 (1 of 2)"),
     ],
 )  # fmt: skip
 def test_what_is_not_well_is_said(fields: dict[str, Any], trouble: str) -> None:
@@ -117,7 +136,10 @@ def test_what_is_not_well_is_said(fields: dict[str, Any], trouble: str) -> None:
 
 
 def test_each_check_can_fail() -> None:
-    found = pool(paused=True, error="e", incomplete="i", incomplete_for=1.0, peers=(A,))
+    found = pool(
+        {B: ["tcp://b:1"]}, {B: 2}, paused=True, error="e", incomplete="i", incomplete_for=1.0,
+        peers=(A,), members=(B,),
+    )  # fmt: skip
     assert all(list(check(found)) for check in CHECKS)
 
 

@@ -97,6 +97,21 @@ def test_an_address_that_comes_back_as_somebody_elses_is_theirs() -> None:
     assert members.peers("default") == frozenset()
 
 
+def test_a_worker_that_dask_retired_is_told_from_others() -> None:
+    scheduler = FakeScheduler()
+    members = members_of(scheduler)
+    there = cast(Scheduler, scheduler)
+    why = {"tcp://a:1": "retire-workers-17.5", "tcp://a:2": "scheduler-check-worker-ttl-17.5"}
+    for address in why:
+        scheduler.register(address, "a:10")
+        members.add_worker(there, address)
+        assert not members.was_retired(address)
+    for address, stimulus_id in why.items():
+        del scheduler.workers[address]
+        members.remove_worker(there, address, stimulus_id=stimulus_id)
+    assert [members.was_retired(address) for address in why] == [True, False]
+
+
 @pytest.mark.parametrize(
     "extra",
     [
