@@ -10,6 +10,7 @@ from dask.utils import parse_timedelta
 from gc_bootstrap.agent.lease import Lease
 from gc_bootstrap.agent.link import Link
 from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.agent.refusals import Refusals
 from gc_bootstrap.agent.state import Event, Life
 from gc_bootstrap.wire import versions
 from gc_bootstrap.wire.messages import (
@@ -57,6 +58,7 @@ class Agent:
         self.versions = versions.installed()
         self.attaches = 0
         self.failures = 0
+        self.refusals = Refusals()
         self.life = Life()
         self._lease: Lease | None = None
         self._left: list[asyncio.Future[None]] = []
@@ -107,7 +109,7 @@ class Agent:
         lease = self._lease
         if lease is None:
             if differ := versions.mismatch(self.versions, request.versions):
-                raise WireError(409, f"incompatible versions: {differ}")
+                raise WireError(409, f"incompatible versions: {differ}", "version")
             lease = self._take(request, deadline)
         elif lease.request.scheduler_id != request.scheduler_id:
             holder = lease.request
@@ -160,6 +162,7 @@ class Agent:
             nthreads=self.options.nthreads,
             memory_limit=str(self.options.workers[0].get("memory_limit")),
             versions=self.versions,
+            refusals=dict(self.refusals.counts),
         )
 
     async def drain(self) -> None:
@@ -176,8 +179,9 @@ class Agent:
 
     def _check_ready(self) -> None:
         if not self.life.ready:
-            word = "draining" if self.life.leaves else "warming up"
-            raise WireError(503, f"is {word}")
+            if self.life.leaves:
+                raise WireError(503, "is draining", "draining")
+            raise WireError(503, "is warming up", "warming")
 
     def _drain_deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.drain_timeout
@@ -219,4 +223,4 @@ class Agent:
         """Wait until a lease that is ending has ended: its workers close, or are being killed."""
         await asyncio.wait([lease.task], timeout=RELEASE_TIMEOUT)
         if not lease.task.done():
-            raise WireError(503, "the workers of its last scheduler have not ended yet")
+            raise WireError(503, "the workers of its last scheduler have not ended yet", "held")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gc_bootstrap.agent.core import Agent
+from gc_bootstrap.agent.refusals import REASONS
 from gc_bootstrap.agent.state import WORDS
 from gc_bootstrap.wire.messages import WireError
 
@@ -45,6 +46,12 @@ class AgentMetrics:
         yield CounterMetricFamily(
             "gc_bootstrap_agent_attach_failures", "Attaches that failed", agent.failures
         )
+        refused = CounterMetricFamily(
+            "gc_bootstrap_agent_refusals", "Requests and connections refused", labels=["reason"]
+        )
+        for reason in REASONS:
+            refused.add_metric([reason], agent.refusals.counts[reason])
+        yield refused
 
     def render(self) -> tuple[bytes, str]:
         """The text exposition and its content type.

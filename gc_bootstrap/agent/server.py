@@ -70,6 +70,7 @@ class ControlServer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._agent = agent
+        self._refusals = agent.refusals
         self._sock = sock
         self._verifier = Verifier(trusted) if trusted is not None else None
         self._tls = tls
@@ -131,10 +132,6 @@ class ControlServer:
             response = await self._route(request)
         except WireError as exc:
             response = say_error(exc.status, str(exc))
-        except web.HTTPRequestEntityTooLarge:
-            response = say_error(413, f"the body is larger than {messages.MAX_BODY} bytes")
-        except web.RequestPayloadError:
-            response = say_error(400, "the body is not sent as the headers say")
         response.force_close()
         return response
 
@@ -147,17 +144,12 @@ class ControlServer:
             response = say_error(405, f"{path} takes {method} only")
             response.headers["Allow"] = method if method != "GET" else "GET, HEAD"
             return response
-        if method == "POST":
-            _refuse_web_pages(request)
-        if request.headers.get("Content-Encoding", "identity") != "identity":
-            raise WireError(415, "the body must not be compressed")
-        try:
-            async with asyncio.timeout(REQUEST_TIMEOUT):
-                body = await request.read()
-        except TimeoutError:
-            raise WireError(408, f"the body has not come within {REQUEST_TIMEOUT:g} s") from None
-        if path.startswith("/v1/"):
-            self._authenticate(request, body)
+        with self._refusals.of(_address(request)):
+            if method == "POST":
+                _refuse_web_pages(request)
+            body = await _read(request)
+            if path.startswith("/v1/"):
+                self._authenticate(request, body)
         return await handler(request, body)
 
     def _authenticate(self, request: web.BaseRequest, body: bytes) -> None:
@@ -183,11 +175,40 @@ class ControlServer:
         return say(self._agent.status())
 
     async def _attach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        return say(await self._agent.attach(AttachRequest.decode(body)))
+        address = _address(request)
+        with self._refusals.of(address):
+            asked = AttachRequest.decode(body)
+        scheduler = f"scheduler {asked.scheduler_id} at {asked.scheduler}"
+        with self._refusals.of(scheduler):
+            reply = await self._agent.attach(asked)
+        self._refusals.forget(address, scheduler)
+        return say(reply)
 
     async def _detach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        await self._agent.detach(DetachRequest.decode(body))
+        with self._refusals.of(_address(request)):
+            asked = DetachRequest.decode(body)
+        with self._refusals.of(f"scheduler {asked.scheduler_id}"):
+            await self._agent.detach(asked)
         return say(StateReply(self._agent.state))
+
+
+def _address(request: web.BaseRequest) -> str:
+    return request.remote or "somebody who is gone"
+
+
+async def _read(request: web.BaseRequest) -> bytes:
+    """Read the body."""
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise WireError(415, "the body must not be compressed", "request")
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT):
+            return await request.read()
+    except TimeoutError:
+        raise WireError(408, f"the body has not come within {REQUEST_TIMEOUT:g} s") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise WireError(413, f"the body is larger than {messages.MAX_BODY} bytes") from None
+    except web.RequestPayloadError:
+        raise WireError(400, "the body is not sent as the headers say") from None
 
 
 def _refuse_web_pages(request: web.BaseRequest) -> None:
@@ -197,7 +218,7 @@ def _refuse_web_pages(request: web.BaseRequest) -> None:
     names the page's origin.
     """
     if "Origin" in request.headers:
-        raise WireError(403, "the request has an Origin header; web pages may not ask this")
+        raise WireError(403, "the request has an Origin header; web pages may not ask this", "web")
     if request.content_type != "application/json" or "Content-Type" not in request.headers:
         given = request.headers.get("Content-Type", "missing")
         raise WireError(415, f"the Content-Type is {given[:100]!r}, not 'application/json'")

@@ -32,14 +32,17 @@ class WireError(GcBootstrapError):
         The HTTP status that says so.
     reason
         One line.
+    refusal
+        What an agent counts it as, where the status does not say it; "" for nothing.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, refusal: str | None = None) -> None:
         super().__init__(reason)
         self.status = status
+        self.refusal = refusal
 
-    def __reduce__(self) -> tuple[type[WireError], tuple[int, str]]:
-        return type(self), (self.status, str(self))
+    def __reduce__(self) -> tuple[type[WireError], tuple[int, str, str | None]]:
+        return type(self), (self.status, str(self), self.refusal)
 
 
 # -- fields --------------------------------------------------------------------------------------
@@ -75,6 +78,13 @@ def _versions(value: Any, name: str) -> Mapping[str, str]:
     if not isinstance(value, Mapping) or not value.keys() <= {"python", "distributed"}:
         raise WireError(422, f"field {name!r} is not an object of python and distributed")
     return {program: _text(version, program) for program, version in value.items()}
+
+
+def _counts(value: Any, name: str) -> Mapping[str, int]:
+    good = isinstance(value, Mapping)
+    if not good or not all(type(number) is int and number >= 0 for number in value.values()):
+        raise WireError(422, f"field {name!r} is not an object of whole numbers")
+    return {_text(what, name): number for what, number in value.items()}
 
 
 def _seconds(value: Any, name: str) -> float | None:
@@ -224,6 +234,7 @@ class StatusReply(Message):
     nthreads: int = _field(_count)
     memory_limit: str = _field(_text)
     versions: Mapping[str, str] = _field(_versions)
+    refusals: Mapping[str, int] = _field(_counts, default={})
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,6 +299,56 @@ async def test_a_pipelined_second_request_is_not_served(agent: AgentServer) -> N
     assert b"connection: close" in answer.lower()
 
 
+async def test_an_agent_says_whom_it_refused_and_why_in_metrics_status_and_log(
+    agent: AgentServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gc_bootstrap.agent.refusals")
+
+    async def ask(
+        body: bytes, cookie: Cookie | None = COOKIE, headers: dict[str, str] | None = None
+    ) -> int:
+        answer = await request(
+            agent.peer, "POST", "/v1/attach", body, cookie=cookie, headers=headers
+        )
+        return answer[0]
+
+    old = messages.AttachRequest("tcp://127.0.0.1:1", "old", "x:1", versions={"python": "2.7.18"})
+    for _ in range(3):
+        assert await ask(ATTACH, cookie=None) == 401
+        assert await ask(ATTACH, cookie=Cookie("somebody else's secret", "the test")) == 401
+        assert await ask(old.encode()) == 409
+        assert await ask(b"{}") == 422
+        assert await ask(ATTACH, headers={"Origin": "http://example.com"}) == 403
+    await agent.drain()
+    assert await ask(ATTACH) == 503
+    expected = {"token": 6, "version": 3, "request": 3, "web": 3, "draining": 1}
+    _, status = await request(agent.peer, "GET", "/v1/status", cookie=COOKIE)
+    assert status["refusals"] == expected
+    _, text = await request(agent.peer, "GET", "/metrics")
+    for reason, count in expected.items():
+        assert f'gc_bootstrap_agent_refusals_total{{reason="{reason}"}} {count}.0' in text
+    assert 'gc_bootstrap_agent_refusals_total{reason="held"} 0.0' in text
+    said = [message for message in caplog.messages if message.startswith("Refused ")]
+    assert [message.split(":")[0] for message in said] == [
+        "Refused 127.0.0.1",
+        "Refused scheduler old at tcp",
+        "Refused 127.0.0.1",
+        "Refused 127.0.0.1",
+        "Refused scheduler me at tcp",
+    ]
+
+
+async def test_a_standby_scheduler_is_counted_as_refused_because_the_agent_is_held(
+    agent: AgentServer,
+) -> None:
+    async with scheduler_here() as scheduler:
+        body = messages.AttachRequest(scheduler.address, scheduler.id, str(agent.peer)).encode()
+        assert (await request(agent.peer, "POST", "/v1/attach", body, cookie=COOKIE))[0] == 200
+        assert (await request(agent.peer, "POST", "/v1/attach", ATTACH, cookie=COOKIE))[0] == 409
+        assert agent.agent.refusals.counts == {"held": 1}
+        await agent.drain()
+
+
 async def test_an_idle_agent_opens_no_port_but_its_own() -> None:
     import psutil
 
