@@ -68,7 +68,8 @@ def several(problems: Sequence[str], most: int = 3) -> str:
 def os_reason(exc: OSError) -> str:
     """The system's word for an error, without what libraries wrap around it."""
     inner = exc.__cause__ if exc.errno is None and isinstance(exc.__cause__, OSError) else exc
-    # Those two count in numbers of their own.
-    if inner.errno is not None and not isinstance(inner, socket.gaierror | ssl.SSLError):
+    # Those two count in numbers of their own; those of the resolver are negative, whoever wraps it.
+    own_numbers = isinstance(inner, socket.gaierror | ssl.SSLError)
+    if inner.errno is not None and inner.errno > 0 and not own_numbers:
         return os.strerror(inner.errno)
     return inner.strerror or one_line(inner)

@@ -11,15 +11,14 @@ from typing import Any
 
 import click
 import dask.config
-from distributed.core import rpc
 from distributed.security import Security
 from rich.text import Text
 
+from gc_bootstrap.cli.ask import ask
 from gc_bootstrap.cli.common import console, errors_as_lines, table
 from gc_bootstrap.cli.params import Duration
 from gc_bootstrap.cli.report import STATES, incomplete, rows, summary, troubles
-from gc_bootstrap.errors import ConfigError, GcBootstrapError, one_line
-from gc_bootstrap.wire.names import STATUS_HANDLER
+from gc_bootstrap.errors import ConfigError, os_reason
 
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
 
@@ -65,7 +64,7 @@ def command(
     with errors_as_lines():
         address = _address(scheduler, scheduler_file)
         security = Security(**{key: value for key, value in given.items() if value is not None})
-        status = asyncio.run(_ask(address, security, timeout))
+        status = asyncio.run(ask(address, security, timeout))
     if as_json:
         click.echo(json.dumps(status))
     elif not check:
@@ -81,28 +80,11 @@ def _address(scheduler: str | None, file: str | None) -> str:
         try:
             return str(json.loads(Path(file).read_text())["address"])
         except OSError as exc:
-            raise ConfigError(f"--scheduler-file {file}: {exc.strerror}") from exc
+            raise ConfigError(f"--scheduler-file {file}: {os_reason(exc)}") from exc
         except (ValueError, KeyError, TypeError):
             raise ConfigError(f"--scheduler-file {file}: is not a scheduler file") from None
     configured: str | None = dask.config.get("scheduler-address", None)
     return scheduler or configured or DEFAULT_SCHEDULER
-
-
-async def _ask(address: str, security: Security, timeout: float) -> dict[str, Any]:
-    arguments = security.get_connection_args("client")
-    try:
-        async with (
-            asyncio.timeout(timeout + 1),  # the connection's own timeout says more
-            rpc(address, timeout=timeout, connection_args=arguments) as scheduler,
-        ):
-            status = await getattr(scheduler, STATUS_HANDLER)()
-    except TimeoutError:
-        raise GcBootstrapError(f"no answer from {address} within {timeout:g} s") from None
-    except (OSError, ValueError, RuntimeError) as exc:
-        raise GcBootstrapError(f"cannot ask the scheduler at {address}: {one_line(exc)}") from exc
-    if not isinstance(status, dict):  # what Dask answers to an operation that it does not know
-        raise GcBootstrapError(f"the scheduler at {address} has no pools")
-    return status
 
 
 def _print(status: Mapping[str, Any]) -> None:

@@ -165,6 +165,8 @@ def _reason(exc: aiohttp.ClientError | ValueError, *, tls: bool) -> str:
             return f"its certificate is not trusted: {exc.certificate_error}"
         case aiohttp.ClientSSLError():
             return f"does not speak TLS as the scheduler is configured to: {os_reason(exc)}"
+        case aiohttp.ClientConnectorDNSError():
+            return f"its name does not resolve: {os_reason(exc)}"
         case aiohttp.ClientConnectorError():
             return f"is not reachable: {os_reason(exc)}"
         case aiohttp.ServerDisconnectedError():

@@ -150,7 +150,8 @@ async def test_a_port_where_nobody_listens_is_not_reachable(dist: DaskDist) -> N
 
 async def test_a_name_that_does_not_resolve_is_not_reachable(dist: DaskDist) -> None:
     reason = await _reason(dist, Peer("no-such-host.invalid"))
-    assert reason.startswith("is not reachable: ")
+    assert reason.startswith("its name does not resolve: ")
+    assert "Unknown error" not in reason
 
 
 async def test_a_port_that_accepts_and_says_nothing_is_given_up(dist: DaskDist) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import ssl
 
 import pytest
@@ -58,3 +59,9 @@ def test_an_exception_in_one_line(exc: Exception, line: str) -> None:
 def test_the_reason_of_a_tls_error_is_not_that_of_the_errno_with_the_same_number() -> None:
     wrong = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
     assert errors.os_reason(wrong) == "[SSL: WRONG_VERSION_NUMBER] wrong version number"
+
+
+def test_the_reason_of_a_name_that_does_not_resolve_is_the_resolvers_whoever_wraps_it() -> None:
+    wrapped = OSError(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    for exc in (wrapped, socket.gaierror(*wrapped.args)):
+        assert errors.os_reason(exc) == "Temporary failure in name resolution"
