@@ -86,7 +86,7 @@ EVERYTHING: Values = {
 SHARED: Values = {
     "fullnameOverride": "notebooks",
     "cluster": {"name": "research"},
-    "cookie": {"existingSecret": "dask-cookie"},
+    "keyPair": {"existingSecret": "dask-keys"},
     "pools": {
         "default": {"enabled": False, "discovery": {"service": "dask-default"}},
         "gpu": {"enabled": False, "discovery": {"service": "dask-gpu", "namespace": "gpus"}},
@@ -99,7 +99,7 @@ SETS: dict[str, Values] = {
     "pools-only": {
         "scheduler": {"enabled": False},
         "cluster": {"name": "research"},
-        "cookie": {"existingSecret": "dask-cookie"},
+        "keyPair": {"existingSecret": "dask-keys"},
         "pools": {"gpu": {"replicas": 4}},
     },
     "dns": {"discovery": "dns", "discoveryOptions": {"ipv6": "both", "lookup-timeout": "2s"}},
@@ -215,9 +215,11 @@ def pod_specs(objects: list[Object]) -> dict[str, Object]:
 
 
 def golden(name: str) -> str:
-    """What a golden manifest should be: as rendered, but for the cookie, which is random."""
+    """What a golden manifest should be: as rendered, but for the key pair, which is random."""
     return re.sub(
-        r'(?m)^  "cookie": "[A-Za-z0-9+/=]{88}"$', '  "cookie": RANDOM', render_text(SETS[name])
+        r'(?m)^  (private|public)\.pem: "[A-Za-z0-9+/=]{100,800}"$',
+        r"  \1.pem: RANDOM",
+        render_text(SETS[name]),
     )
 
 

@@ -28,6 +28,7 @@ BY_SCHEMA: list[tuple[Values, str, str]] = [
     ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy", "'Always'"),
     ({"cookie": {"value": "too short"}}, "/cookie/value", "does not match pattern"),
     ({"cookie": {"secret": "x"}}, "/cookie", "'secret' not allowed"),
+    ({"keyPair": {"private": "x"}}, "/keyPair", "'private' not allowed"),
     ({"tls": {"enabled": True}}, "/tls", "'enabled' not allowed"),
     ({"scheduler": {"replicas": 2}}, "/scheduler", "'replicas' not allowed"),
     ({"scheduler": {"enabled": "yes"}}, "/scheduler/enabled", "got string, want boolean"),
@@ -75,6 +76,10 @@ BY_FAIL: list[tuple[Values, str]] = [
     (
         {"cookie": {"value": "x" * 16, "existingSecret": "mine"}},
         "cookie: value and existingSecret are both set; keep one of them",
+    ),
+    (
+        {"cookie": {"existingSecret": "mine"}, "keyPair": {"existingSecret": "mine"}},
+        "cookie: keyPair.existingSecret is set, too; keep one of them",
     ),
     (
         pools(drainTimeout="2m", terminationGracePeriodSeconds=60),

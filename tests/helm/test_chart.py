@@ -231,6 +231,25 @@ def test_pods_keep_to_the_restricted_pod_security_standard(values: Values) -> No
 
 
 @ALL
+def test_agents_hold_nothing_that_attaches_others_unless_it_is_a_cookie(values: Values) -> None:
+    halves: dict[str, set[str]] = {}
+    for name, spec in pod_specs(render(values)).items():
+        (container,) = spec["containers"]
+        role = "agent" if container["args"][:3] == ["dask", "pool", "agent"] else name
+        secrets = [v["secret"] for v in spec["volumes"] if v["name"] in ("key", "cookie")]
+        paths = {item["path"] for secret in secrets for item in secret["items"]}
+        halves.setdefault(role, set()).update(paths)
+    cookie = any((values.get("cookie") or {}).get(key) for key in ("value", "existingSecret"))
+    for role, paths in halves.items():
+        if role.endswith("-test"):
+            assert paths == set()
+        elif cookie:
+            assert paths == {"cookie"}
+        else:
+            assert paths == {"public.pem" if role == "agent" else "private.pem"}
+
+
+@ALL
 def test_every_role_lets_read_endpointslices_and_nothing_else(values: Values) -> None:
     objects = render(values)
     assert not of_kind(objects, "ClusterRole", "ClusterRoleBinding")
@@ -310,4 +329,7 @@ def test_notes_say_what_to_do_next() -> None:
     alone = chart().render(SETS["pools-only"], name="dask", namespace="prod")
     notes = alone["gc-bootstrap/templates/NOTES.txt"]
     assert "no scheduler in this release" in notes
-    assert "cookie\n(dask-cookie)" in notes
+    assert "keyPair.existingSecret (dask-keys)" in notes
+    with_cookie = {"scheduler": {"enabled": False}, "cookie": {"existingSecret": "mine"}}
+    alone = chart().render(with_cookie, name="dask", namespace="prod")
+    assert "cookie.existingSecret (mine)" in alone["gc-bootstrap/templates/NOTES.txt"]

@@ -13,6 +13,7 @@ import trustme
 from distributed.core import rpc
 
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire.keys import generate
 from tests.helm.chart import Object, Values, of_kind, render
 from tests.helm.pods import Machine
 from tests.integration.harness import until
@@ -104,14 +105,15 @@ async def test_a_release_with_tls_forms_its_pools(tmp_path: Path) -> None:
 
 
 async def test_a_scheduler_attaches_the_agents_of_another_release(tmp_path: Path) -> None:
-    shared: Values = {"cluster": {"name": "research"}, "cookie": {"existingSecret": "dask-cookie"}}
+    shared: Values = {"cluster": {"name": "research"}, "keyPair": {"existingSecret": "dask-keys"}}
     agents: Values = {"scheduler": {"enabled": False}, "poolDefaults": {"replicas": 1}, **shared}
     found = {"enabled": False, "discovery": {"service": "pools-gc-bootstrap-default"}}
-    cookie = base64.b64encode(b"0123456789abcdef" * 4).decode()
+    pair = zip(("private.pem", "public.pem"), map(base64.b64encode, generate()), strict=True)
+    data = {name: half.decode() for name, half in pair}
     objects = [
         *render(agents, name="pools", namespace=NAMESPACE),
         *render({"pools": {"default": found}, **shared}, name="alice", namespace=NAMESPACE),
-        {"kind": "Secret", "metadata": {"name": "dask-cookie"}, "data": {"cookie": cookie}},
+        {"kind": "Secret", "metadata": {"name": "dask-keys"}, "data": data},
     ]
     api = KubeApi()
     async with serving(api) as url:

@@ -15,6 +15,7 @@ import yaml
 from gc_bootstrap import backends
 from gc_bootstrap.config import read_pools
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire.keys import generate
 from tests.helm.chart import NEWEST, OLDEST, ROOT, Object, of_kind, pod_specs
 from tests.helm.pods import Machine
 from tests.integration.knot import Knot
@@ -94,10 +95,11 @@ def test_the_readme_explains_each_file() -> None:
     assert "endpoint_pod_names" in (EXAMPLES / "coredns.yaml").read_text()
 
 
-COOKIE: Object = {
+PRIVATE, PUBLIC = (base64.b64encode(half).decode() for half in generate())
+KEYS: Object = {
     "kind": "Secret",
-    "metadata": {"name": "dask-cookie"},
-    "data": {"cookie": base64.b64encode(b"0123456789abcdef" * 4).decode()},
+    "metadata": {"name": "dask-keys"},
+    "data": {"private.pem": PRIVATE, "public.pem": PUBLIC},
 }
 
 
@@ -109,7 +111,7 @@ async def _forms(machine: Machine) -> None:
 
 
 async def test_the_api_forms_the_pool(tmp_path: Path) -> None:
-    objects = [*load("agents.yaml", "scheduler.yaml", "discovery-api.yaml"), COOKIE]
+    objects = [*load("agents.yaml", "scheduler.yaml", "discovery-api.yaml"), KEYS]
     api = KubeApi()
     async with serving(api) as url:
         config = await asyncio.to_thread(kubeconfig, tmp_path, url)
@@ -122,7 +124,7 @@ async def test_the_api_forms_the_pool(tmp_path: Path) -> None:
 
 
 async def test_a_records_form_the_pool(tmp_path: Path) -> None:
-    objects = [*load("agents.yaml", "scheduler.yaml", "discovery-a.yaml"), COOKIE]
+    objects = [*load("agents.yaml", "scheduler.yaml", "discovery-a.yaml"), KEYS]
     async with Knot(tmp_path, ["dask.svc.cluster.local"]) as knot:
         found = discovery(objects)
         found["dns"]["nameservers"] = [knot.server]
@@ -136,7 +138,7 @@ async def test_a_records_form_the_pool(tmp_path: Path) -> None:
 
 
 async def test_srv_records_of_the_statefulset_form_the_pool(tmp_path: Path) -> None:
-    objects = [*load("agents-statefulset.yaml", "scheduler.yaml", "discovery-srv.yaml"), COOKIE]
+    objects = [*load("agents-statefulset.yaml", "scheduler.yaml", "discovery-srv.yaml"), KEYS]
     async with Knot(tmp_path, ["dask.svc.cluster.local"]) as knot:
         found = discovery(objects)
         # This machine's own resolver does not know the names of pods: Knot is asked for them, too.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -12,12 +14,20 @@ from typing import Any
 import helm_python
 import pytest
 
-from gc_bootstrap.wire.cookie import Cookie
+from gc_bootstrap.wire.keys import PrivateKey, PublicKeys
+from gc_bootstrap.wire.tokens import Verifier, sign
 from tests.helm.api import ApiServer, serving
 from tests.helm.chart import CHART, EVERYTHING, Values
 from tests.integration.harness import free_port
 
 COOKIE = ("prod", "secrets", "dask-gc-bootstrap-cookie")
+KEYS = ("prod", "secrets", "dask-gc-bootstrap-keys")
+OLD_SECRET = """
+apiVersion: v1
+kind: Secret
+metadata: {name: dask-gc-bootstrap-cookie, namespace: prod}
+data: {cookie: MDEyMzQ1Njc4OWFiY2RlZg==}
+"""
 KUBECONFIG = "apiVersion: v1\nkind: Config\n"
 VALUES_0_1_0: Values = {
     "image": {"repository": "registry.example.com/dask"},
@@ -52,8 +62,15 @@ async def _cluster() -> AsyncIterator[tuple[ApiServer, Any]]:
             yield api, helm
 
 
-def _cookie(api: ApiServer, key: str = "cookie") -> str:
-    return base64.b64decode(api.objects[COOKIE]["data"][key]).decode()
+def _cookie(api: ApiServer) -> str:
+    return base64.b64decode(api.objects[COOKIE]["data"]["cookie"]).decode()
+
+
+def _keys(api: ApiServer, key: tuple[str, str, str] = KEYS) -> tuple[str, str]:
+    data = api.objects[key]["data"]
+    assert data.keys() == {"private.pem", "public.pem"}
+    private, public = (base64.b64decode(data[f"{half}.pem"]) for half in ("private", "public"))
+    return private.decode(), public.decode()
 
 
 async def test_install_needs_nothing_but_an_image_and_uninstall_leaves_nothing() -> None:
@@ -61,32 +78,35 @@ async def test_install_needs_nothing_but_an_image_and_uninstall_leaves_nothing()
         values = {"image": {"repository": "registry.example.com/dask"}}
         release = await helm("install", CHART, "dask", values)
         assert release["status"] == "deployed"
-        Cookie(_cookie(api), "the Secret")  # long enough, or it would raise
+        private, public = _keys(api)
+        header = sign(PrivateKey(private, "the Secret"), "POST", "/v1/attach", b"{}", 1e9)
+        verifier = Verifier(PublicKeys(public, "the Secret"))
+        verifier.check(header, "POST", "/v1/attach", b"{}", 1e9)  # a pair, or it would raise
         deployments = {name for _, plural, name in api.objects if plural == "deployments"}
         assert deployments == {"dask-gc-bootstrap-scheduler", "dask-gc-bootstrap-default"}
         await helm("uninstall", "dask")
         assert api.objects == {}
 
 
-async def test_two_releases_have_different_cookies() -> None:
+async def test_two_releases_have_different_keys() -> None:
     async with _cluster() as (api, helm):
         await helm("install", CHART, "dask", {})
         await helm("install", CHART, "other", {})
-        other = api.objects["prod", "secrets", "other-gc-bootstrap-cookie"]
-        assert other["data"] != api.objects[COOKIE]["data"]
+        other = _keys(api, ("prod", "secrets", "other-gc-bootstrap-keys"))
+        assert set(other).isdisjoint(_keys(api))
 
 
 @pytest.mark.parametrize("values", [{"discovery": "dns"}, {}], ids=["other-values", "same-values"])
-async def test_an_upgrade_from_the_previous_charts_values_keeps_the_cookie(
+async def test_an_upgrade_from_the_previous_charts_values_keeps_the_keys(
     tmp_path: Path, values: Values
 ) -> None:
     previous = helm_python.package(CHART, destination=tmp_path, version="0.0.9")
     async with _cluster() as (api, helm):
         await helm("install", previous, "dask", VALUES_0_1_0)
-        before = _cookie(api)
+        before = _keys(api)
         release = await helm("upgrade", CHART, "dask", values, reuse_values=True)
         assert (release["revision"], release["status"]) == (2, "deployed")
-        assert _cookie(api) == before
+        assert _keys(api) == before
         deployment = api.objects["prod", "deployments", "dask-gc-bootstrap-default"]
         assert deployment["spec"]["replicas"] == 3
         assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 135
@@ -137,13 +157,33 @@ async def test_what_restarts_on_which_change() -> None:
             assert changed(before, annotations(api)) == expected, values
 
 
-async def test_a_cookie_of_ones_own_takes_the_place_of_the_made_one() -> None:
+async def test_a_cookie_of_ones_own_takes_the_place_of_the_made_keys() -> None:
     async with _cluster() as (api, helm):
         await helm("install", CHART, "dask", {})
         await helm("upgrade", CHART, "dask", {"cookie": {"value": "correct horse battery staple"}})
         assert _cookie(api) == "correct horse battery staple"
+        assert KEYS not in api.objects
         await helm("upgrade", CHART, "dask", {"cookie": {"existingSecret": "mine"}})
         assert COOKIE not in api.objects
+        await helm("upgrade", CHART, "dask", {"keyPair": {"existingSecret": "mine"}})
+        assert not [name for _, plural, name in api.objects if plural == "secrets"]
+
+
+async def test_a_release_from_before_there_were_keys_changes_over(tmp_path: Path) -> None:
+    """Its values have no `keyPair`, and its Secret, which the chart had made, holds a cookie."""
+    old = tmp_path / "gc-bootstrap"
+    shutil.copytree(CHART, old)
+    (old / "templates" / "secret.yaml").write_text(OLD_SECRET)
+    for file, pattern in (("values.yaml", r"(?ms)^keyPair:.*?(?=^\S)"), ("values.schema.json", "")):
+        text = (old / file).read_text()
+        (old / file).write_text(re.sub(pattern, "", text) if pattern else "{}")
+    async with _cluster() as (api, helm):
+        await helm("install", str(old), "dask", VALUES_0_1_0)
+        assert _cookie(api) == "0123456789abcdef"
+        release = await helm("upgrade", CHART, "dask", {}, reuse_values=True)
+        assert release["status"] == "deployed"
+        assert COOKIE not in api.objects
+        assert len(_keys(api)) == 2
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])

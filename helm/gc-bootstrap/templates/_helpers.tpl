@@ -24,6 +24,25 @@
 {{- .Values.cluster.name | default (include "gcb.fullname" .) -}}
 {{- end -}}
 
+{{/* Not there in the values of a release that was made before (--reuse-values). */}}
+{{- define "gcb.ownKeys" -}}
+{{- dig "existingSecret" "" (.Values.keyPair | default dict) -}}
+{{- end -}}
+
+{{/* A cookie, where the values say one; else a key pair. */}}
+{{- define "gcb.usesCookie" -}}
+{{- if or .Values.cookie.value .Values.cookie.existingSecret -}}
+{{- if include "gcb.ownKeys" . -}}
+{{- fail "cookie: keyPair.existingSecret is set, too; keep one of them" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{- define "gcb.keySecret" -}}
+{{- include "gcb.ownKeys" . | default (printf "%s-keys" (include "gcb.fullname" .)) -}}
+{{- end -}}
+
 {{- define "gcb.cookieSecret" -}}
 {{- if and .Values.cookie.value .Values.cookie.existingSecret -}}
 {{- fail "cookie: value and existingSecret are both set; keep one of them" -}}

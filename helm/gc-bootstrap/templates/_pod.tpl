@@ -1,7 +1,7 @@
 {{/*
 The spec of every pod of the chart. Takes a dict: root; component; values (of the scheduler or of a
-pool); args; ports, probes (texts); config (a ConfigMap, or ""); cookie (whether it needs it);
-serviceAccount; token (whether it talks to the API); grace (seconds).
+pool); args; ports, probes (texts); config (a ConfigMap, or ""); half (of the key pair: "private",
+"public" or ""; where there is a cookie, all but "" get that); serviceAccount; token (whether it talks to the API); grace (seconds).
 */}}
 {{- define "gcb.pod" -}}
 {{- $root := .root -}}
@@ -58,13 +58,20 @@ containers:
 volumes:
   - name: work
     {{- toYaml ($values.workVolume | default (dict "emptyDir" dict)) | nindent 4 }}
-  {{- if .cookie }}
+  {{- if and .half (include "gcb.usesCookie" $root) }}
   - name: cookie
     secret:
       secretName: {{ include "gcb.cookieSecret" $root | quote }}
       defaultMode: 0440
       items:
         - {key: {{ $root.Values.cookie.key | quote }}, path: cookie}
+  {{- else if .half }}
+  - name: key
+    secret:
+      secretName: {{ include "gcb.keySecret" $root | quote }}
+      defaultMode: 0440
+      items:
+        - {key: {{ .half }}.pem, path: {{ .half }}.pem}
   {{- end }}
   {{- with .config }}
   - name: config
@@ -85,8 +92,11 @@ volumes:
 {{/* Environment; a variable of the user's own replaces the chart's. */}}
 {{- define "gcb.env" -}}
 {{- $own := dict "HOME" "/work" "TMPDIR" "/work" "DASK_TEMPORARY_DIRECTORY" "/work" "GC_BOOTSTRAP_RUNTIME_DIR" "/work/gc_bootstrap" -}}
-{{- if .cookie -}}
+{{- if and .half (include "gcb.usesCookie" .root) -}}
   {{- $_ := set $own "GC_BOOTSTRAP_COOKIE_FILE" "/etc/gc-bootstrap/cookie/cookie" -}}
+{{- else if .half -}}
+  {{- $variable := ternary "GC_BOOTSTRAP_KEY_FILE" "GC_BOOTSTRAP_PUBLIC_KEY_FILE" (eq .half "private") -}}
+  {{- $_ := set $own $variable (printf "/etc/gc-bootstrap/key/%s.pem" .half) -}}
 {{- end -}}
 {{- if .config -}}
   {{- $_ := set $own "DASK_CONFIG" "/etc/gc-bootstrap/config" -}}
@@ -113,7 +123,11 @@ volumes:
 {{/* Mounts; one of the user's own on the same path replaces the chart's. */}}
 {{- define "gcb.mounts" -}}
 {{- $own := dict "/work" "work" "/tmp" "work" -}}
-{{- if .cookie -}}{{- $_ := set $own "/etc/gc-bootstrap/cookie" "cookie" -}}{{- end -}}
+{{- if and .half (include "gcb.usesCookie" .root) -}}
+  {{- $_ := set $own "/etc/gc-bootstrap/cookie" "cookie" -}}
+{{- else if .half -}}
+  {{- $_ := set $own "/etc/gc-bootstrap/key" "key" -}}
+{{- end -}}
 {{- if .config -}}{{- $_ := set $own "/etc/gc-bootstrap/config" "config" -}}{{- end -}}
 {{- if .root.Values.tls.existingSecret -}}{{- $_ := set $own "/etc/gc-bootstrap/tls" "tls" -}}{{- end -}}
 {{- range .values.volumeMounts -}}
