@@ -8,8 +8,11 @@ change with any version; it is used here and nowhere else. :data:`NEEDS` names i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import logging
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distributed.active_memory_manager import ActiveMemoryManagerExtension, RetireWorker
@@ -20,10 +23,14 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState, WorkerState
 
+logger = logging.getLogger(__name__)
+
 _SCHEDULER = "distributed.scheduler:Scheduler"
 _WORKER = "distributed.scheduler:WorkerState"
 _TASK = "distributed.scheduler:TaskState"
 _MANAGER = "distributed.active_memory_manager:ActiveMemoryManagerExtension"
+_SHUFFLES = "distributed.shuffle._scheduler_plugin:ShuffleSchedulerPlugin"
+_SHUFFLE = "distributed.shuffle._core:SchedulerShuffleState"
 
 NEEDS = (
     (_SCHEDULER, "_replica_lock", "2023.10.0", "drains keep client.rebalance off their data"),
@@ -31,11 +38,20 @@ NEEDS = (
     (_SCHEDULER, "running", "2022.4.1", "drains know who can take tasks and data"),
     (_SCHEDULER, "plugins", "2.0.0", "a plugin closes the one before it"),
     (_SCHEDULER, "extensions", "2.0.0", "drains use the memory manager that is there"),
+    (_SCHEDULER, "unrunnable", "2.0.0", "drains finish what can run nowhere else"),
+    (_SCHEDULER, "coerce_hostname", "2.0.0", "drains know where a task can run"),
     (_SCHEDULER, "handlers", "2.0.0", "dask pool status; drains that agents ask for"),
     (_SCHEDULER, "stream_handlers", "2.0.0", "drains learn which tasks a worker runs"),
     (_SCHEDULER, "periodic_callbacks", "2.0.0", "drains see Dask's own retirements"),
     (_WORKER, "extra", "2.0.0", "whose a worker is"),
+    (_WORKER, "host", "2.0.0", "drains know where a task can run"),
+    (_WORKER, "resources", "2.0.0", "drains know where a task can run"),
     (_TASK, "loose_restrictions", "2.0.0", "drains know where a task can run"),
+    (_TASK, "worker_restrictions", "2.0.0", "drains know where a task can run"),
+    (_TASK, "host_restrictions", "2.0.0", "drains know where a task can run"),
+    (_TASK, "resource_restrictions", "2.0.0", "drains know where a task can run"),
+    (_SHUFFLES, "active_shuffles", "2023.10.0", "drains say which shuffles they restart"),
+    (_SHUFFLE, "participating_workers", "2022.12.0", "drains say which shuffles they restart"),
     (_MANAGER, "running", "2021.11.2", "drains use the memory manager that is there"),
     (_MANAGER, "policies", "2022.1.0", "drains end their part in moving data"),
     (_MANAGER, "pending", "2022.1.0", "drains that run together ask once for the same data"),
@@ -43,6 +59,9 @@ NEEDS = (
     ("distributed.core:Status", "dont_reply", "2.23.0", "a scheduler that closes ends drains"),
 )
 """Where, which name, since which version of ``distributed``, and what does not work without it."""
+
+UNRUNNABLE_AT_ONCE = 1_000
+"""Tasks that no worker can run, of which one look is taken; about 2 ms."""
 
 DONT_REPLY = Status.dont_reply
 """What an RPC's handler returns that has nothing to say."""
@@ -101,10 +120,29 @@ def startup_information(ws: WorkerState) -> dict[str, Any]:
 
 
 def set_status(scheduler: Scheduler, ws: WorkerState, status: Status, stimulus_id: str) -> None:
-    """Set a worker's status as ``retire_workers`` does: here at once, there by message."""
-    scheduler.handle_worker_status_change(status, ws, stimulus_id)
-    message = {"op": "worker-status-change", "status": status.name, "stimulus_id": stimulus_id}
-    scheduler.worker_send(ws.address, message)
+    """Set a worker's status as ``retire_workers`` does: here at once, there by message.
+
+    What Dask raises meanwhile is logged, and the worker is told all the same: it would be
+    ``closing_gracefully`` for ever. distributed 2026.8, where it validates, asserts that no actor
+    has waited for a worker.
+    """
+    try:
+        scheduler.handle_worker_status_change(status, ws, stimulus_id)
+    except Exception:
+        logger.exception("Dask fails to take in that worker %s is %s", ws.address, status.name)
+    finally:
+        message = {"op": "worker-status-change", "status": status.name, "stimulus_id": stimulus_id}
+        scheduler.worker_send(ws.address, message)
+
+
+def says_of_itself(event: Any) -> Status | None:
+    """What an event of a worker's topic says of its status, where the worker itself has said it."""
+    if not isinstance(event, dict) or event.get("action") != "worker-status-change":
+        return None
+    # Its own words; those of whoever sets it from here have an id of theirs.
+    if not str(event.get("stimulus_id")).startswith("worker-status-change-"):
+        return None
+    return Status.__members__.get(str(event.get("status")))
 
 
 async def forget_worker(scheduler: Scheduler, address: str, stimulus_id: str) -> None:
@@ -115,24 +153,83 @@ async def forget_worker(scheduler: Scheduler, address: str, stimulus_id: str) ->
     await scheduler.remove_worker(address, expected=True, close=False, stimulus_id=stimulus_id)
 
 
-def anybody_runs(scheduler: Scheduler) -> bool:
-    """Whether any worker takes tasks and data."""
-    return bool(scheduler.running)
+def anybody_takes(scheduler: Scheduler, leaving: Container[WorkerState]) -> bool:
+    """Whether any worker that stays takes tasks and data."""
+    return any(ws not in leaving for ws in scheduler.running)
 
 
-def can_run_on_others(scheduler: Scheduler, ts: TaskState) -> bool:
-    """Whether a worker that takes tasks may run this one."""
-    others = scheduler.running
+def takers(scheduler: Scheduler, leaving: AbstractSet[WorkerState]) -> set[WorkerState] | None:
+    """Workers that take data and stay; None where all do that take data."""
+    running = scheduler.running
+    return None if running.isdisjoint(leaving) else running - leaving
+
+
+def can_run_elsewhere(scheduler: Scheduler, ts: TaskState, leaving: Container[WorkerState]) -> bool:
+    """Whether a worker that stays takes tasks and may run this one."""
     allowed = scheduler.valid_workers(ts)
-    if allowed is None or (ts.loose_restrictions and not allowed & others):
-        return bool(others)
-    return bool(allowed & others)
+    if allowed is None or ts.loose_restrictions:
+        return anybody_takes(scheduler, leaving)
+    return any(ws not in leaving for ws in allowed & scheduler.running)
+
+
+def is_bound(ts: TaskState) -> bool:
+    """Whether a task can run on some workers only."""
+    bound = ts.worker_restrictions or ts.host_restrictions or ts.resource_restrictions
+    return bool(bound) and not ts.loose_restrictions
+
+
+def bound_here(
+    scheduler: Scheduler, tasks: Iterable[TaskState], leaving: Container[WorkerState]
+) -> Iterator[TaskState]:
+    """Of the tasks of a worker that leaves, those that no worker that stays can run."""
+    known: dict[Any, bool] = {}
+    for ts in tasks:
+        if is_bound(ts):
+            places = frozenset(ts.worker_restrictions or ()), frozenset(ts.host_restrictions or ())
+            kind = (*places, frozenset((ts.resource_restrictions or {}).items()))
+            if kind not in known:
+                known[kind] = can_run_elsewhere(scheduler, ts, leaving)
+            if not known[kind]:
+                yield ts
+
+
+def waits_for(scheduler: Scheduler, ws: WorkerState) -> Iterator[TaskState]:
+    """Bound tasks that nobody can run now, and that this worker could, if it took tasks.
+
+    As ``Scheduler.valid_workers`` has it, which only looks at workers that do.
+    """
+    for ts in islice(scheduler.unrunnable, UNRUNNABLE_AT_ONCE):
+        hosts = {scheduler.coerce_hostname(host) for host in ts.host_restrictions or ()}
+        by_place = not (ts.worker_restrictions or hosts) or (
+            ws.address in (ts.worker_restrictions or ()) or ws.host in hosts
+        )
+        needs = (ts.resource_restrictions or {}).items()
+        if is_bound(ts) and by_place and all(ws.resources.get(r, 0) >= n for r, n in needs):
+            yield ts
 
 
 def release(scheduler: Scheduler, tasks: Iterable[TaskState], stimulus_id: str) -> None:
     """Have tasks start again, wherever they can."""
     recommendations: Any = {ts.key: "released" for ts in tasks}
     scheduler.transitions(recommendations, stimulus_id=stimulus_id)
+
+
+# -- who is needed -------------------------------------------------------------------------------
+
+
+def may_leave(scheduler: Scheduler, workers: Iterable[WorkerState]) -> set[WorkerState]:
+    """Of some workers, those that every plugin would let go; that of shuffles is one of them."""
+    valid = list(workers)
+    for plugin in list(scheduler.plugins.values()):
+        valid = plugin.valid_workers_downscaling(scheduler, valid)
+    return set(valid)
+
+
+def shuffles(scheduler: Scheduler, address: str) -> list[str]:
+    """The P2P shuffles that start again if a worker goes now."""
+    plugin = scheduler.plugins.get("shuffle")
+    active = getattr(plugin, "active_shuffles", {})
+    return [str(name) for name, it in active.items() if address in it.participating_workers]
 
 
 # -- the active memory manager -------------------------------------------------------------------

@@ -9,6 +9,10 @@ Its phases, under one deadline:
    scheduler forgets the worker. Where nobody can take the data, the worker is kept until the
    deadline, and what is lost then is said.
 
+It goes on working for now, and the first phase waits, where it takes part in a P2P shuffle (for as
+long as running tasks have; it is not forgotten before the deadline while that lasts, as the whole
+shuffle would start again), or has tasks that no other worker can run (for :data:`BOUND_SHARE`).
+
 This is not ``Scheduler.retire_workers``: that leaves running tasks alone, gives up where one key
 finds no place or is an actor, has no deadline, cannot be cut off without harm, and asks for the
 same replicas once more for each further worker that is retired meanwhile (distributed 2026.8).
@@ -22,9 +26,8 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
@@ -32,7 +35,9 @@ from distributed.active_memory_manager import ActiveMemoryManagerExtension
 
 from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler._dask import Status
+from gc_bootstrap.scheduler.loss import Loss, loss_of
 from gc_bootstrap.scheduler.move import ASK_AGAIN, MoveAway, is_safe
+from gc_bootstrap.scheduler.needed import BOUND_SHARE, TASKS_SHARE, Needed
 from gc_bootstrap.wire.names import REPORT_REQUEST
 from gc_bootstrap.wire.tag import Tag
 
@@ -42,50 +47,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TASKS_SHARE = 0.5
-"""Share of the deadline in which running tasks may finish; the rest is for their results."""
 AT_ONCE = 100
 """Tasks that start again elsewhere in one go; about 7 ms."""
+LOOK_EACH = 2e-5
+"""Seconds between two looks for each task that is there: ten times what a look at it takes."""
 OTHERS_POLL = 0.5
 """Seconds between two looks at whether somebody else's retirement of the worker is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What went with a worker whose drain took too long.
-
-    Parameters
-    ----------
-    tasks
-        Tasks that ran, and have started again elsewhere.
-    results
-        Results that were nowhere else, and are computed again.
-    scattered
-        Data that a client had scattered: it cannot be computed again.
-    actors
-        Actors.
-    nbytes
-        Size of the results and the data.
-    """
-
-    tasks: int = 0
-    results: int = 0
-    scattered: int = 0
-    actors: int = 0
-    nbytes: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.tasks or self.results or self.scattered or self.actors)
-
-    def __str__(self) -> str:
-        parts = [
-            (self.tasks, "running tasks, which start again"),
-            (self.results, "results, which are computed again"),
-            (self.scattered, "scattered values"),
-            (self.actors, "actors"),
-        ]
-        what = ", ".join(f"{count} {name}" for count, name in parts if count)
-        return f"{what} ({format_bytes(self.nbytes)})"
 
 
 class Drain:
@@ -99,8 +66,14 @@ class Drain:
         The worker's; it is in the scheduler's worker table.
     tag
         What its agent says of it.
+    deadline
+        Of the first caller that waits for it.
     before
-        What the worker goes back to if the drain is cancelled.
+        Returns what the worker goes back to if the drain is cancelled.
+    leaving
+        All workers that drain now, this one included.
+    may_leave
+        Whether all plugins would let a worker go; no shuffle needs it.
     memory_manager
         Returns the one to use, and has it run soon.
     pace
@@ -114,6 +87,8 @@ class Drain:
 
     Attributes
     ----------
+    ws
+        The worker.
     task
         Its result is the :class:`Loss`. Whoever made the drain cancels it and waits for it.
     looks
@@ -125,8 +100,11 @@ class Drain:
         scheduler: Scheduler,
         address: str,
         tag: Tag,
-        before: Status,
+        deadline: float,
         *,
+        before: Callable[[], Status],
+        leaving: AbstractSet[WorkerState],
+        may_leave: Callable[[WorkerState], bool],
         memory_manager: Callable[[], ActiveMemoryManagerExtension],
         pace: Callable[[], float],
         later: Callable[[Coroutine[Any, Any, None]], None],
@@ -140,20 +118,26 @@ class Drain:
         self._later = later
         self._is_last = is_last
         self._clock = clock
-        self._ws: WorkerState = scheduler.workers[address]
+        self.ws: WorkerState = scheduler.workers[address]
         self._tag = tag
         self._before = before
+        self._leaving = leaving
         self._began = clock()
-        self._deadlines: list[float] = []
-        self._policy = MoveAway(self._ws, clock)
+        self._deadlines = [deadline]
+        self._needed = Needed(scheduler, self.ws, leaving, may_leave, clock)
+        self._policy = MoveAway(self.ws, leaving, clock)
         self._kicked_at: float | None = None
         self._kicked_with = 0
+        self._id = _new_id()
         self._running: frozenset[Any] | None = None
+        self._why = ""
+        self._was_needed = False
         self.looks = 0
         self._restarted = 0
         self._said = ""
         # Not in the task: of many drains that begin together, none may move data to another.
-        self._take_off_work()
+        if not self._leave_at_work():
+            self._take_off_work()
         self.task = asyncio.create_task(self._run(), name=f"gc_bootstrap drain {address}")
         # Nor this: a task that is cancelled before its first step runs none of it.
         self.task.add_done_callback(lambda _: self._finish())
@@ -166,7 +150,8 @@ class Drain:
     @property
     def progress(self) -> str:
         """What is left to do, in one line."""
-        return f"draining: {self._what_is_there()}, {max(0.0, self._left):.0f} s left"
+        why = f"goes on working, as {self._why}; " if self._why else ""
+        return f"draining: {why}{self._what_is_there()}, {max(0.0, self._left):.0f} s left"
 
     def want(self, deadline: float) -> None:
         """Have one more caller that waits for it: the earliest deadline counts."""
@@ -191,8 +176,14 @@ class Drain:
         return self._deadline - self._clock()
 
     @property
+    def _spent(self) -> float:
+        """The share of its time that is over."""
+        time = self._deadline - self._began
+        return (self._clock() - self._began) / time if time > 0 else 1.0
+
+    @property
     def _gone(self) -> bool:
-        return self._scheduler.workers.get(self.address) is not self._ws
+        return self._scheduler.workers.get(self.address) is not self.ws
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -215,30 +206,55 @@ class Drain:
 
     async def _drain(self) -> None:
         while not self._gone and self._left > 0:
-            if self._ws.status != Status.closing_gracefully:
-                # Somebody else's retirement has been given up, and has put it back to work.
-                self._take_off_work()
-            late = self._clock() >= self._began + TASKS_SHARE * (self._deadline - self._began)
-            await self._hand_back(late)
-            if late or not self._ws.processing:
+            late = self._spent >= TASKS_SHARE
+            stays = self._leave_at_work()
+            if not stays:
+                if self._needed.at_work or self.ws.status != Status.closing_gracefully:
+                    # Or somebody else's retirement has been given up, and has put it back to work.
+                    self._take_off_work()
+                await self._hand_back()
+            idle = not (stays or self.ws.processing)
+            if late or idle:
                 self._move()
-                if not self._ws.processing and self._everything_is_safe():
+                if idle and self._everything_is_safe() and not self._needed.by_shuffle():
                     return
             self.looks += 1
-            await asyncio.sleep(max(0.0, min(self._pace(), self._left)))
+            pause = max(self._pace(), LOOK_EACH * len(self.ws.processing))
+            await asyncio.sleep(max(0.0, min(pause, self._left)))
 
-    async def _hand_back(self, late: bool) -> None:
-        """Have others run what the worker has not begun; if it is late, what it runs as well."""
-        running = self._running
+    def _leave_at_work(self) -> bool:
+        """Let the worker go on working for now, or put it back to work, where it is needed."""
+        why = self._needed.why(self._spent, self._running)
+        if why and why != self._why:
+            self._log(f"it goes on working for now: {why}")
+        self._why = why
+        self._was_needed |= bool(why)
+        if why and not self._needed.at_work:
+            self._needed.put_to_work()
+            if self.ws.status == Status.closing_gracefully:
+                self._put_back()
+        return bool(why)
+
+    async def _hand_back(self) -> None:
+        """Have others run what the worker has not begun; if it is late, what it runs as well.
+
+        A worker that has gone on working has been given tasks meanwhile, which need time, too.
+        """
+        ws, running = self.ws, self._running
         if running is not None:
-            waiting = [ts for ts in self._ws.processing if ts.key not in running]
+            waiting = [ts for ts in ws.processing if ts.key not in running]
+            if self._spent < BOUND_SHARE:
+                bound = set(_dask.bound_here(self._scheduler, waiting, self._leaving))
+                waiting = [ts for ts in waiting if ts not in bound]
             if waiting:
-                self._log(f"{len(waiting)} tasks that it has not begun go elsewhere")
+                elsewhere = sum(map(self._can_run_elsewhere, waiting))
+                self._log_count(elsewhere, "tasks that it has not begun go elsewhere")
+                rest = len(waiting) - elsewhere
+                self._log_count(rest, "tasks wait for another worker that can run them")
                 await self._reschedule(waiting)
-        if late and not self._gone:
-            # This worker is not among those that take tasks.
-            can = partial(_dask.can_run_on_others, self._scheduler)
-            overdue = [ts for ts in self._ws.processing if can(ts)]
+        share = BOUND_SHARE if self._was_needed else TASKS_SHARE
+        if self._spent >= share and not self._gone:
+            overdue = [ts for ts in ws.processing if self._can_run_elsewhere(ts)]
             if overdue:
                 self._restarted += len(overdue)
                 self._log(
@@ -247,12 +263,15 @@ class Drain:
                 )
                 await self._reschedule(overdue)
 
+    def _can_run_elsewhere(self, ts: TaskState) -> bool:
+        return _dask.can_run_elsewhere(self._scheduler, ts, self._leaving)
+
     def _move(self) -> None:
         """Have the data moved away, and say what is in the way of that."""
         now = self._clock()
         if self._kicked_at is None:
             self._log(f"its data moves: {self._what_is_there()}")
-        left = len(self._ws.processing)
+        left = len(self.ws.processing)
         # A task that has ended since has left a result.
         if (
             self._kicked_at is None
@@ -269,23 +288,29 @@ class Drain:
 
     def _what_blocks(self) -> str:
         """Why its data cannot be moved now, or an empty text."""
-        ws = self._ws
+        ws = self.ws
         if ws.actors:
             return f"{len(ws.actors)} actors cannot be moved"
-        if not _dask.anybody_runs(self._scheduler) and not self._everything_is_safe():
-            return "no other worker can take its data"
-        return ""
+        if not self._everything_is_safe():
+            takes = _dask.anybody_takes(self._scheduler, self._leaving)
+            return "" if takes else "no other worker can take its data"
+        return "it takes part in a P2P shuffle" if self._needed.by_shuffle() else ""
 
     def _everything_is_safe(self) -> bool:
-        ws = self._ws
-        return not ws.actors and all(is_safe(ts, ws) for ts in ws.has_what if not ts.actor)
+        ws = self.ws
+        return not ws.actors and all(
+            is_safe(ts, self._leaving) for ts in ws.has_what if not ts.actor
+        )
 
     async def _remove(self) -> Loss:
         """Have the scheduler forget the worker, with what it still has."""
         if self._gone:
             self._log("it is gone")
             return Loss(self._restarted)
-        loss = self._loss()
+        loss = loss_of(self._scheduler, self.ws, self._leaving, self._restarted)
+        if loss.shuffles:
+            names = ", ".join(_dask.shuffles(self._scheduler, self.address))
+            self._log(f"it takes part in P2P shuffles, which start again: {names}", logging.WARNING)
         took = f"after {self._clock() - self._began:.2f} s"
         if loss:
             self._log(f"gone {took}, at the cost of {loss}", logging.WARNING)
@@ -294,25 +319,11 @@ class Drain:
         await _dask.forget_worker(self._scheduler, self.address, self._id)
         return loss
 
-    def _loss(self) -> Loss:
-        """What is on this worker only, and what has been cut off."""
-        ws = self._ws
-        results = scattered = nbytes = 0
-        for ts in ws.has_what:
-            if not ts.actor and not is_safe(ts, ws):
-                nbytes += max(0, ts.nbytes)
-                if ts.run_spec is None:
-                    scattered += 1
-                else:
-                    results += 1
-        tasks = self._restarted + len(ws.processing)
-        return Loss(tasks, results, scattered, len(ws.actors), nbytes)
-
     # -- effects ---------------------------------------------------------------------------------
 
     async def _reschedule(self, tasks: Sequence[TaskState]) -> None:
         for start in range(0, len(tasks), AT_ONCE):
-            here = [ts for ts in tasks[start : start + AT_ONCE] if ts.processing_on is self._ws]
+            here = [ts for ts in tasks[start : start + AT_ONCE] if ts.processing_on is self.ws]
             _dask.release(self._scheduler, here, self._id)
             await asyncio.sleep(0)
 
@@ -321,8 +332,9 @@ class Drain:
 
         Both travel in order, as does its answer with all that it says about its tasks.
         """
-        self._id = f"gc_bootstrap-drain-{uuid.uuid4().hex}"
+        self._id = _new_id()
         self._running = None
+        self._needed.taken_off_work()
         self._set_status(Status.closing_gracefully)
         if self._tag.reports:
             request = {"op": REPORT_REQUEST, "report": self._id}
@@ -348,22 +360,31 @@ class Drain:
             await asyncio.sleep(OTHERS_POLL)
         # Its own word comes up to half a second after its end.
         await asyncio.sleep(2 * OTHERS_POLL)
-        if not self._gone and self._ws.status == Status.closing_gracefully and self._is_last():
+        if not self._gone and self.ws.status == Status.closing_gracefully and self._is_last():
             self._put_back()
 
     def _put_back(self) -> None:
-        self._set_status(self._before if self._before == Status.paused else Status.running)
+        before = self._before()
+        self._set_status(before if before == Status.paused else Status.running)
 
     def _set_status(self, status: Status) -> None:
-        _dask.set_status(self._scheduler, self._ws, status, self._id)
+        _dask.set_status(self._scheduler, self.ws, status, self._id)
 
     def _what_is_there(self) -> str:
-        ws = self._ws
+        ws = self.ws
         size = format_bytes(ws.nbytes)
         return f"{len(ws.processing)} tasks, {len(ws.has_what)} results ({size}) are there"
 
+    def _log_count(self, count: int, what: str) -> None:
+        if count:
+            self._log(f"{count} {what}")
+
     def _log(self, message: str, level: int = logging.INFO) -> None:
         logger.log(level, "Worker %s of %s: %s", self.address, self._tag.peer, message)
+
+
+def _new_id() -> str:
+    return f"gc_bootstrap-drain-{uuid.uuid4().hex}"
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -17,7 +17,8 @@ from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler._dask import Status
-from gc_bootstrap.scheduler.drain import Drain, Loss, cancel_and_wait
+from gc_bootstrap.scheduler.drain import Drain, cancel_and_wait
+from gc_bootstrap.scheduler.loss import Loss
 from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.wire.names import (
     DRAIN_HANDLER,
@@ -32,6 +33,7 @@ from gc_bootstrap.wire.tag import Tag
 if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.active_memory_manager import ActiveMemoryManagerExtension
+    from distributed.scheduler import WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,10 @@ class Drainer(SchedulerPlugin):
         self._clock = clock
         self._drains: dict[str, Drain] = {}
         self._before: dict[str, Status] = {}
+        self._leaving: set[WorkerState] = set()
+        self._asked: set[WorkerState] = set()
+        self._let_go: set[WorkerState] = set()
+        self._asked_until = 0.0
         self._afterwards: set[asyncio.Task[None]] = set()
         self._own_manager: ActiveMemoryManagerExtension | None = None
         self._kick: asyncio.TimerHandle | None = None
@@ -179,12 +185,19 @@ class Drainer(SchedulerPlugin):
 
     def _join(self, address: str, tag: Tag, deadline: float) -> Drain:
         drain = self._drains.get(address)
-        if drain is None or drain.ending:
+        if drain is not None and not drain.ending:
+            drain.want(deadline)
+        else:
+            self._note_status(address)
+            self._leaving.add(self._scheduler.workers[address])
             drain = Drain(
                 self._scheduler,
                 address,
                 tag,
-                self._status_before(address),
+                deadline,
+                before=lambda: self._before.get(address, Status.running),
+                leaving=self._leaving,
+                may_leave=self._may_leave,
                 memory_manager=self._memory_manager,
                 pace=lambda: min(POLL_MAX, max(POLL, POLL_EACH * len(self._drains))),
                 later=self._later,
@@ -193,7 +206,6 @@ class Drainer(SchedulerPlugin):
             )
             self._drains[address] = drain
             drain.task.add_done_callback(lambda _: self._forget(drain))
-        drain.want(deadline)
         return drain
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -204,9 +216,24 @@ class Drainer(SchedulerPlugin):
     def _forget(self, drain: Drain) -> None:
         if self._drains.get(drain.address) is drain:
             del self._drains[drain.address]
+        others = self._drains.get(drain.address)
+        if others is None or others.ws is not drain.ws:
+            self._leaving.discard(drain.ws)
 
-    def _status_before(self, address: str) -> Status:
-        """What a worker goes back to when its drain is cancelled.
+    def _may_leave(self, ws: WorkerState) -> bool:
+        """Whether all plugins would let a worker go; as old as the time between two looks.
+
+        All that drain are asked about in one go: a shuffle has as many workers as there are.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._asked_until or ws not in self._asked:
+            self._asked_until = now + POLL
+            self._asked = set(self._leaving)
+            self._let_go = _dask.may_leave(self._scheduler, self._leaving)
+        return ws in self._let_go
+
+    def _note_status(self, address: str) -> None:
+        """Note what a worker goes back to when its drain is cancelled.
 
         After a cancelled drain the worker's answer to the first order may still be on its way, and
         makes it look as if somebody else were retiring it.
@@ -214,7 +241,6 @@ class Drainer(SchedulerPlugin):
         status = self._scheduler.workers[address].status
         if status != Status.closing_gracefully:
             self._before[address] = status
-        return self._before.get(address, status)
 
     def _memory_manager(self) -> ActiveMemoryManagerExtension:
         """Dask's own, if it is running, and else one of ours; it runs in a moment, once for all."""
@@ -237,6 +263,13 @@ class Drainer(SchedulerPlugin):
         """Stream handler: a worker says what it runs, after all it said before about its tasks."""
         if worker in self._drains:
             self._drains[worker].reported(report, keys)
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Note what a worker last said of itself: it may have paused, or resumed, meanwhile."""
+        if topic in self._before:
+            status = _dask.says_of_itself(msg)
+            if status in (Status.running, Status.paused):
+                self._before[topic] = status
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Forget what it would go back to."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 from distributed.active_memory_manager import ActiveMemoryManagerPolicy, Suggestion
@@ -25,13 +26,18 @@ class MoveAway(ActiveMemoryManagerPolicy):
     Parameters
     ----------
     ws
-        The worker; it is not among the scheduler's running ones.
+        The worker.
+    leaving
+        All that drain now, this one included: they are given nothing, also while they still work.
     clock
         Monotonic seconds.
     """
 
-    def __init__(self, ws: WorkerState, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, ws: WorkerState, leaving: AbstractSet[WorkerState], clock: Callable[[], float]
+    ) -> None:
         self._ws = ws
+        self._leaving = leaving
         self._clock = clock
         self._asked: dict[Any, float] = {}
 
@@ -39,19 +45,20 @@ class MoveAway(ActiveMemoryManagerPolicy):
         """Called by the manager, whose choice each ``yield`` returns."""
         now = self._clock()
         self._asked = {key: at for key, at in self._asked.items() if now - at < ASK_AGAIN}
+        takers = _dask.takers(self.manager.scheduler, self._leaving)
         for ts in list(self._ws.has_what):
-            if is_safe(ts, self._ws):
+            if is_safe(ts, self._leaving):
                 # Here it only takes up memory, which others may need to be unspilled and sent.
                 yield Suggestion("drop", ts, {self._ws})
             elif not ts.actor and ts.key not in self._asked:
                 # Another worker that leaves may have it, too, and have had it asked for.
                 is_asked = _dask.is_asked_for(self.manager, ts)
-                if is_asked or (yield Suggestion("replicate", ts)) is not None:
+                if is_asked or (yield Suggestion("replicate", ts, takers)) is not None:
                     self._asked[ts.key] = now
 
 
-def is_safe(ts: TaskState, leaving: WorkerState) -> bool:
+def is_safe(ts: TaskState, leaving: Container[WorkerState]) -> bool:
     """Whether a worker that stays has the data of a task, too; a paused one counts."""
     return any(
-        ws is not leaving and ws.status != Status.closing_gracefully for ws in ts.who_has or ()
+        ws not in leaving and ws.status != Status.closing_gracefully for ws in ts.who_has or ()
     )

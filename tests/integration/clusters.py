@@ -114,6 +114,23 @@ class Form:
         cluster.agents.append(agent)
 
 
+class Hands:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def form_by(form: Form, hands: Hands, count: int) -> Cluster:
+    """A cluster whose drains go by the test's clock; their deadline is 60 s."""
+    cluster = await form(count)
+    Drainer.of(cluster.scheduler)._clock = hands
+    return cluster
+
+
 async def results(
     cluster: Cluster, count: int, workers: list[str] | None = None
 ) -> list[Future[object]]:

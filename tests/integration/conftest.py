@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from distributed import Scheduler
 
-from tests.integration.clusters import DistFactory, Form, Ledger, new_ledger
+from tests.integration.clusters import DistFactory, Form, Hands, Ledger, new_ledger
 from tests.integration.harness import scheduler_here
 
 SECRET = "correct horse battery staple"
@@ -51,3 +51,8 @@ def ledger() -> Iterator[Ledger]:
     ledger = new_ledger()
     yield ledger
     ledger.open.set()
+
+
+@pytest.fixture
+def hands() -> Hands:
+    return Hands()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from distributed import Client, Scheduler
 from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.scheduler._dask import is_retired
@@ -296,3 +297,64 @@ async def test_a_cancelled_drain_logs_no_error_and_no_traceback(
         or (record.exc_info and record.name.startswith("gc_bootstrap"))
     ]
     assert loud == []
+
+
+# -- what a drain does to the worker's status ------------------------------------------------------
+
+
+class Actor:
+    pass
+
+
+async def test_a_worker_is_told_that_its_drain_is_cancelled_whatever_dask_raises(
+    form: Form, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = await form(1)
+    futures = await results(cluster, 3)  # which nobody can take
+    drop = await draining(cluster, 0)
+    # Where Dask validates, it asserts that an actor has never waited for a worker.
+    actor = cluster.client.submit(Actor, actor=True)
+    unrunnable = cluster.scheduler.unrunnable
+    await until(lambda: actor.key in {ts.key for ts in unrunnable}, "the actor waits")
+    cluster.scheduler.validate = True
+    with caplog.at_level(logging.ERROR, "gc_bootstrap"):
+        await cancelled(drop)
+    cluster.scheduler.validate = False
+    worker = cluster.worker(0)
+    await until(lambda: worker.status == Status.running, "the worker is told")
+    assert "Dask fails to take in that worker" in caplog.text
+    assert await cluster.client.gather(futures) == [0, 1, 2]
+
+
+class Statuses(SchedulerPlugin):
+    """Notes what the scheduler learns of its workers' statuses."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        if isinstance(msg, dict) and msg.get("action") == "worker-status-change":
+            self.seen.append(msg["status"])
+
+
+@pytest.mark.parametrize("last", [Status.running, Status.paused])
+async def test_what_a_worker_last_said_of_itself_counts_when_its_drain_is_cancelled(
+    form: Form, ledger: Ledger, last: Status
+) -> None:
+    cluster = await form(1, None, "--memory-limit", "0")  # or it would unpause by itself
+    futures = await results(cluster, 3)
+    statuses = Statuses()
+    cluster.scheduler.add_plugin(statuses)
+    worker, ws = cluster.worker(0), cluster.state(0)
+    worker.status = Status.paused if last == Status.running else Status.running
+    await until(lambda: ws.status == worker.status, "the scheduler knows")
+    drop = await draining(cluster, 0)
+    await in_order(cluster, 0)
+    statuses.seen.clear()
+    worker.status = last
+    await until(lambda: last.name in statuses.seen, "the scheduler knows that, too")
+    await until(lambda: worker.status == Status.closing_gracefully, "it is to drain all the same")
+    await cancelled(drop)
+    await in_order(cluster, 0)
+    await until(lambda: (ws.status, worker.status) == (last, last), "it is as it said")
+    assert await cluster.client.gather(futures) == [0, 1, 2]

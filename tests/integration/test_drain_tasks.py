@@ -17,37 +17,17 @@ from gc_bootstrap.wire.tag import Tag
 from tests.integration.clusters import (
     Cluster,
     Form,
+    Hands,
     Ledger,
     cancelled,
     draining,
+    form_by,
     looks_on,
     results,
     run,
     running,
 )
 from tests.integration.harness import until
-
-
-class Hands:
-    """A clock that only the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def hands() -> Hands:
-    return Hands()
-
-
-async def form_by(form: Form, hands: Hands, count: int) -> Cluster:
-    """A cluster whose drains go by the test's clock; their deadline is 60 s."""
-    cluster = await form(count)
-    Drainer.of(cluster.scheduler)._clock = hands
-    return cluster
 
 
 def has_reported(cluster: Cluster, number: int) -> bool:
@@ -124,7 +104,7 @@ async def test_a_task_that_can_run_nowhere_else_is_given_up_when_the_time_is_ove
     hands.now = 60.1
     await until(lambda: len(cluster.scheduler.workers) == 1, "the worker is given up")
     ledger.open.set()
-    assert "lost 1 running tasks, which start again" in (await drop).reason
+    assert "lost 1 tasks that no other worker can run, which wait for one" in (await drop).reason
     assert future.status == "pending"
 
 
@@ -196,7 +176,9 @@ async def test_thousands_of_tasks_are_handed_back_in_slices(
     count = 2_000
     cluster = await form(1)
     held = await running(cluster, ledger, 0)
-    waiting = cluster.client.map(run, range(count), pure=False, workers=[cluster.address(0)])
+    waiting = cluster.client.map(
+        run, range(count), pure=False, workers=[cluster.address(0)], allow_other_workers=True
+    )
     await until(lambda: len(cluster.state(0).processing) == count + 1, "the tasks wait")
     turns = 0
 
