@@ -196,6 +196,7 @@ class Agent:
             link,
             deadline=deadline,
             silence=self.lease_timeout,
+            drain_timeout=self.drain_timeout,
         )
         lease.started.add_done_callback(self._count)
         lease.task.add_done_callback(lambda _: self._over(lease))

@@ -36,6 +36,8 @@ class Lease:
         When the workers have to run, on the event loop's clock.
     silence
         Seconds that the scheduler may give no sign of life before the lease ends.
+    drain_timeout
+        Seconds for the drain of a worker whose lifetime is over.
 
     Attributes
     ----------
@@ -54,6 +56,7 @@ class Lease:
         *,
         deadline: float,
         silence: float,
+        drain_timeout: float,
     ) -> None:
         self.request = request
         self._life = life
@@ -63,7 +66,7 @@ class Lease:
         self._link = link
         count = len(options.workers)
         tag = Tag(request.scheduler_id, request.peer, request.pool, nworkers=count)
-        self.group = WorkerGroup(options, link, tag, life)
+        self.group = WorkerGroup(options, link, tag, life, drain_timeout)
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Retrieved here, so that a start nobody waits for any more is not reported as unseen.
         self.started.add_done_callback(lambda f: f.cancelled() or f.exception())

@@ -210,7 +210,9 @@ class Link:
             raise OSError(one_line(exc)) from exc
         return REFILL_YES if answer is None else answer
 
-    async def drain(self, tag: Tag, addresses: Sequence[str], deadline: float) -> bool:
+    async def drain(
+        self, tag: Tag, addresses: Sequence[str], deadline: float, *, alone: bool = False
+    ) -> bool:
         """Have it take the workers' tasks and data, and forget them.
 
         Parameters
@@ -221,6 +223,8 @@ class Link:
             Theirs.
         deadline
             When that has to be over, on the event loop's clock.
+        alone
+            Only these, and not all workers of their agent.
 
         Returns
         -------
@@ -234,7 +238,7 @@ class Link:
             It is not there any more.
         """
         try:
-            lost = await self._drain(tag, addresses, deadline)
+            lost = await self._drain(tag, addresses, deadline, alone)
         except Exception as exc:
             # The connection broke, or somebody has cancelled the drain.
             if not await self.answers(ANSWER_MARGIN):
@@ -248,11 +252,14 @@ class Link:
                 logger.warning("The time was over: %s goes with %s", address, loss)
         return True
 
-    async def _drain(self, tag: Tag, addresses: Sequence[str], deadline: float) -> dict[str, str]:
+    async def _drain(
+        self, tag: Tag, addresses: Sequence[str], deadline: float, alone: bool
+    ) -> dict[str, str]:
         left = max(0.0, deadline - asyncio.get_running_loop().time())
         own = left - min(ANSWER_MARGIN, left / 10)
         drain = getattr(self._rpc, DRAIN_HANDLER)
-        lost: dict[str, str] | None = await drain(peer=tag.peer, pool=tag.pool, timeout=own)
+        only = {"workers": list(addresses)} if alone else {}
+        lost: dict[str, str] | None = await drain(peer=tag.peer, pool=tag.pool, timeout=own, **only)
         if lost is not None:
             return lost
         # It has never had a pool of ours: Dask answers so what it does not know.

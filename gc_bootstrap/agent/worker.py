@@ -10,6 +10,7 @@ from typing import Any
 from distributed import Worker
 
 from gc_bootstrap.agent import _dask, reports, signals
+from gc_bootstrap.agent.lifetime import Lifetime
 from gc_bootstrap.wire import tag as tags
 from gc_bootstrap.wire.tag import Tag
 
@@ -29,19 +30,25 @@ class OwnWorker:
         Who attached them; each worker tells its scheduler.
     own_process
         Whether each has a process of its own, and the agent ends it.
+    drain_timeout
+        Seconds for the drain of one whose lifetime is over.
     """
 
     worker_class: Callable[..., Worker]
     tag: Tag
     own_process: bool
+    drain_timeout: float
 
     def __call__(self, *args: Any, **kwargs: Any) -> Worker:
         """Make one."""
         if self.own_process:
             signals.shield_worker()
+        lifetime = Lifetime.take(kwargs, self.drain_timeout)
         worker = self.worker_class(*args, **kwargs)
         _dask.add_startup_information(worker, tags.KEY, partial(_constant, self.tag.encode()))
         reports.answer(worker)
+        if lifetime is not None:
+            lifetime.begin(worker, self.tag)
         return worker
 
 

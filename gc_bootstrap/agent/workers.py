@@ -50,13 +50,18 @@ class WorkerGroup:
         Who attached them; each worker tells its scheduler.
     life
         Of the agent; told when the workers end.
+    drain_timeout
+        Seconds for the drain of a worker whose lifetime is over.
     """
 
-    def __init__(self, options: WorkerOptions, link: Link, tag: Tag, life: Life) -> None:
+    def __init__(
+        self, options: WorkerOptions, link: Link, tag: Tag, life: Life, drain_timeout: float
+    ) -> None:
         self._options = options
         self._link = link
         self._tag = tag
         self._life = life
+        self._drain_timeout = drain_timeout
         self._servers: list[Nanny | Worker] = []
         self._minders: list[asyncio.Task[None]] = []
         self._closings: set[asyncio.Task[None]] = set()
@@ -103,7 +108,7 @@ class WorkerGroup:
 
     def _make(self, own: Any) -> Nanny | Worker:
         nanny = self._options.nanny
-        make = OwnWorker(self._options.worker_class, self._tag, own_process=nanny)
+        make = OwnWorker(self._options.worker_class, self._tag, nanny, self._drain_timeout)
         arguments = dict(own)
         if arguments.get("death_timeout") is None:
             arguments["death_timeout"] = self._timeout

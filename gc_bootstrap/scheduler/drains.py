@@ -122,9 +122,16 @@ class Drainer(SchedulerPlugin):
         return lost
 
     async def drain_for_agent(
-        self, peer: str, pool: str, timeout: float
+        self, peer: str, pool: str, timeout: float, workers: Sequence[str] | None = None
     ) -> dict[str, str] | Status:
         """RPC of an agent that ends: :meth:`drain_peer`, in types that msgpack has.
+
+        Parameters
+        ----------
+        timeout
+            Seconds.
+        workers
+            Only these of its workers; default all, and those that come meanwhile.
 
         Returns
         -------
@@ -139,7 +146,11 @@ class Drainer(SchedulerPlugin):
         """
         deadline = self.within(max(0.0, float(timeout)))
         try:
-            lost = await self.drain_peer(Peer.parse(peer), pool, deadline)
+            if workers is None:
+                lost = await self.drain_peer(Peer.parse(peer), pool, deadline)
+            else:
+                there = self._members.workers(pool, Peer.parse(peer))
+                lost = await self._drain([w for w in workers if w in there], deadline)
         except DistError as exc:
             # Raised, it would be logged with a traceback.
             logger.info("The agent at %s is told nothing: %s", peer, exc)

@@ -273,11 +273,13 @@ class SteeredLink(Link):
             await asyncio.Event().wait()
         await super().check_same()
 
-    async def drain(self, tag: Tag, addresses: Any, deadline: float) -> bool:
+    async def drain(
+        self, tag: Tag, addresses: Any, deadline: float, *, alone: bool = False
+    ) -> bool:
         self.drains.append(deadline)
         if self.gone:
             raise ConnectionRefusedError(111, "Connection refused")
-        return await super().drain(tag, addresses, deadline)
+        return await super().drain(tag, addresses, deadline, alone=alone)
 
 
 Hold = Callable[..., tuple[Lease, SteeredLink]]
@@ -295,7 +297,8 @@ async def hold(scheduler: Scheduler) -> AsyncIterator[Hold]:
             request = replace(request, scheduler=address)
         link = SteeredLink(request, hangs=hangs)
         deadline = asyncio.get_running_loop().time() + within
-        held.append(Lease(request, options(), life, link, deadline=deadline, silence=7.0))
+        times = {"deadline": deadline, "silence": 7.0, "drain_timeout": 60.0}
+        held.append(Lease(request, options(), life, link, **times))
         return held[-1], link
 
     yield make
