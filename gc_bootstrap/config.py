@@ -39,6 +39,14 @@ class ConnectOptions:
     timeout: float = 30.0
     concurrency: int = 64
 
+    @property
+    def most(self) -> int:
+        """How many attaches are under way at most, those included that take their time.
+
+        A dead host holds a connection until its deadline, and costs nothing else.
+        """
+        return 8 * self.concurrency
+
 
 @dataclass(frozen=True, slots=True)
 class ReconnectOptions:

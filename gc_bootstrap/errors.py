@@ -38,7 +38,17 @@ class DiscoveryError(GcBootstrapError):
 
 
 class DistError(GcBootstrapError):
-    """A dist could not ask a peer, or could not make sense of what it answered."""
+    """A dist could not ask a peer, or could not make sense of what it answered.
+
+    Parameters
+    ----------
+    soon
+        As :attr:`.Outcome.soon`.
+    """
+
+    def __init__(self, *args: object, soon: bool = False) -> None:
+        super().__init__(*args)
+        self.soon = soon
 
 
 def one_line(exc: BaseException) -> str:

@@ -198,21 +198,30 @@ class Outcome:
     expected
         Whether a refusal is part of the peer's normal life, and nothing that an operator has to
         see: it starts or ends at this moment.
+    soon
+        Whether the peer may be had at any moment and is cheap to ask: it is asked again within
+        seconds, however often it has refused.
     """
 
     kind: Literal["done", "refused", "ignored"]
     reason: str = ""
     same_as: Peer | None = None
     expected: bool = False
+    soon: bool = False
 
     DONE: ClassVar[Outcome]
 
     @classmethod
     def refused(
-        cls, reason: str, same_as: Peer | None = None, *, expected: bool = False
+        cls,
+        reason: str,
+        same_as: Peer | None = None,
+        *,
+        expected: bool = False,
+        soon: bool = False,
     ) -> Outcome:
         """Not now; the pool tries again later."""
-        return cls("refused", reason, same_as, expected)
+        return cls("refused", reason, same_as, expected, soon)
 
     @classmethod
     def ignored(cls, reason: str) -> Outcome:

@@ -10,7 +10,8 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -30,6 +31,9 @@ from gc_bootstrap.wire.tokens import Verifier
 
 REQUEST_TIMEOUT = 10.0
 """Seconds for a client to send its headers, and again for its body."""
+PROCESSING = 1.0
+"""Seconds between two interim answers to a request that is being worked on: whoever waits for
+workers to start can tell an agent that does so from one that hangs."""
 MAX_HEADER = 8190
 """Most bytes of the request line and of one header; aiohttp's default."""
 
@@ -179,7 +183,7 @@ class ControlServer:
         with self._refusals.of(address):
             asked = AttachRequest.decode(body)
         scheduler = f"scheduler {asked.scheduler_id} at {asked.scheduler}"
-        with self._refusals.of(scheduler):
+        with self._refusals.of(scheduler), _signs_of_life(request):
             reply = await self._agent.attach(asked)
         self._refusals.forget(address, scheduler)
         return say(reply)
@@ -187,13 +191,37 @@ class ControlServer:
     async def _detach(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         with self._refusals.of(_address(request)):
             asked = DetachRequest.decode(body)
-        with self._refusals.of(f"scheduler {asked.scheduler_id}"):
+        with self._refusals.of(f"scheduler {asked.scheduler_id}"), _signs_of_life(request):
             await self._agent.detach(asked)
         return say(StateReply(self._agent.state))
 
 
 def _address(request: web.BaseRequest) -> str:
     return request.remote or "somebody who is gone"
+
+
+@contextmanager
+def _signs_of_life(request: web.BaseRequest) -> Iterator[None]:
+    """Answer ``102 Processing`` (RFC 2518, 10.1) now and then, until the answer is there.
+
+    To a client that asks for it: many take an interim answer for the last one.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def process() -> None:
+        nonlocal timer
+        timer = loop.call_later(PROCESSING, process)
+        if request.transport is not None and not request.transport.is_closing():
+            request.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+
+    if request.headers.get("Prefer") == names.PROCESSING:
+        timer = loop.call_later(PROCESSING, process)
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 async def _read(request: web.BaseRequest) -> bytes:

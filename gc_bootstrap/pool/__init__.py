@@ -5,8 +5,9 @@ function (:mod:`~gc_bootstrap.pool.plan`), making it happen, saying what is know
 here: anything of Dask's; a pool also runs outside of any scheduler.
 """
 
+from gc_bootstrap.pool.history import Hold
 from gc_bootstrap.pool.loop import Pool
-from gc_bootstrap.pool.plan import Hold, Plan
+from gc_bootstrap.pool.plan import Plan
 from gc_bootstrap.pool.status import PoolStatus
 
 __all__ = ["Hold", "Plan", "Pool", "PoolStatus"]

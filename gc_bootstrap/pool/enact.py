@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sized
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 DROP_MARGIN = 30.0
 """Seconds beyond ``drain.timeout`` for a dist to say what has become of a drop."""
+PATIENCE = 0.5
+"""Seconds after which a connect that has come to nothing yet gives its place to the next one. It
+goes on: a connection within a data centre takes milliseconds and an attach tenths of a second, but
+a lost SYN is sent again after one second and then two, and some workers take seconds to start."""
 DROPS_AT_ONCE = 25
 """Drops to begin before the event loop gets a turn: 5 ms."""
 Ask = Callable[[Peer], Coroutine[Any, Any, Outcome]]
@@ -71,8 +75,11 @@ class Enactor:
         self._record = record
         self._on_free = on_free
         self._clock = clock
-        self._waiting: deque[Peer] = deque()
-        self._retries: frozenset[Peer] = frozenset()
+        # What waits for a place: peers that were not tried yet, and the others.
+        self._fresh: deque[Peer] = deque()
+        self._retries: deque[Peer] = deque()
+        # Of those connecting: who holds a place, and who was tried before.
+        self._holding: set[Peer] = set()
         self._retrying: set[Peer] = set()
         self._awaited: frozenset[Peer] = frozenset()
         self._closed = False
@@ -84,8 +91,8 @@ class Enactor:
 
     async def enact(self, plan: Plan) -> None:
         """Begin what a plan proposes. What is left of the plan before is forgotten."""
-        self._waiting = deque(plan.connect)
-        self._retries = plan.retries
+        self._fresh = deque(peer for peer in plan.connect if peer not in plan.retries)
+        self._retries = deque(peer for peer in plan.connect if peer in plan.retries)
         self._awaited = frozenset(plan.awaited)
         self._fill()
         for peer in plan.cancel:
@@ -100,7 +107,8 @@ class Enactor:
 
     def forget_waiting(self) -> None:
         """Begin nothing more of the plan."""
-        self._waiting.clear()
+        self._fresh.clear()
+        self._retries.clear()
 
     async def settled(self) -> None:
         """Wait until all that was begun has ended, and what waited for a place as well."""
@@ -133,6 +141,9 @@ class Enactor:
         self, running: dict[Peer, asyncio.Task[None]], peer: Peer, task: asyncio.Task[None]
     ) -> None:
         del running[peer]
+        if running is self.connecting:
+            self._holding.discard(peer)
+            self._retrying.discard(peer)
         if self._closed:
             return
         self._fill()
@@ -142,25 +153,42 @@ class Enactor:
     def _fill(self) -> None:
         """Start as many of the waiting connects as may run at once.
 
-        Peers that failed before get at most half of the places: a hundred dead peers, each
-        holding a place until its deadline, must not keep a new one waiting.
+        Peers that failed before get at most half: a hundred dead peers must not keep a new one
+        waiting.
         """
-        places = self._options.connect.concurrency
-        for_retries = max(1, places // 2)
-        self._retrying &= self.connecting.keys()
-        while self._waiting and len(self.connecting) < places:
-            peer = self._waiting[0]
-            if peer in self._retries:
-                if len(self._retrying) >= for_retries:
-                    return
-                self._retrying.add(peer)
-            self._waiting.popleft()
-            self._run(self.connecting, peer, self._connect(peer), f"connect {peer}")
+        while self._fresh and self._has_place(self._holding, self.connecting, 1):
+            self._start(self._fresh.popleft())
+        while (
+            self._retries
+            and self._has_place(self._holding, self.connecting, 1)
+            and self._has_place(self._holding & self._retrying, self._retrying, 2)
+        ):
+            self._retrying.add(self._retries[0])
+            self._start(self._retries.popleft())
+
+    def _has_place(self, holding: Sized, running: Sized, share: int) -> bool:
+        """Whether one more may start of those that may have so much of all there is."""
+        options = self._options.connect
+        places, most = (max(1, limit // share) for limit in (options.concurrency, options.most))
+        return len(holding) < places and len(running) < most
+
+    def _start(self, peer: Peer) -> None:
+        self._holding.add(peer)
+        self._run(self.connecting, peer, self._connect(peer), f"connect {peer}")
 
     async def _connect(self, peer: Peer) -> None:
         began = self._clock()
-        outcome = await self._attempt(self._dist.connect, peer, self._options.connect.timeout)
+        timer = asyncio.get_running_loop().call_later(PATIENCE, self._give_place_back, peer)
+        try:
+            outcome = await self._attempt(self._dist.connect, peer, self._options.connect.timeout)
+        finally:
+            timer.cancel()
         self._record.connected(peer, outcome, began)
+
+    def _give_place_back(self, peer: Peer) -> None:
+        self._holding.discard(peer)
+        if not self._closed:
+            self._fill()
 
     async def _disconnect(self, peer: Peer) -> None:
         began = self._clock()
@@ -181,7 +209,7 @@ class Enactor:
             async with asyncio.timeout(timeout) as deadline:
                 return await ask(peer)
         except DistError as exc:
-            return Outcome.refused(one_line(exc))
+            return Outcome.refused(one_line(exc), soon=exc.soon)
         except TimeoutError as exc:
             late = deadline.expired()
             return Outcome.refused(f"no outcome within {timeout:g} s" if late else one_line(exc))

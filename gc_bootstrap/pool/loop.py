@@ -21,6 +21,7 @@ from gc_bootstrap.peer import Peer, Snapshot
 from gc_bootstrap.pool import plan as planning
 from gc_bootstrap.pool.alarm import Alarm
 from gc_bootstrap.pool.enact import Enactor
+from gc_bootstrap.pool.history import backoff
 from gc_bootstrap.pool.parts import Parts
 from gc_bootstrap.pool.plan import Plan
 from gc_bootstrap.pool.record import Record
@@ -35,8 +36,12 @@ LOOK_TIMEOUT = 30.0
 START_PATIENCE = 2.0
 """Seconds that :meth:`Pool.start` waits for both to have started; the loop waits on."""
 
-HINT_GAP = 0.05
+GAP = 0.05
 """Shortest time between two refreshes, in seconds: a burst of hints makes one refresh."""
+
+GAP_PER_PEER = 5e-5
+"""What each peer adds to that. One costs a refresh some microseconds: however many there are, and
+whenever the backoff of one of them ends, a tenth of the event loop's time is not exceeded."""
 
 
 class Pool:
@@ -211,7 +216,7 @@ class Pool:
                 busy | self._enactor.busy,
                 self._enactor.disconnecting.keys(),
             )
-            self._record.warned(self._plan.warning, plan.warning)
+            self._record.planned(self._plan, plan)
             self._plan = plan
             self._refreshes += 1
             await asyncio.sleep(0)
@@ -299,28 +304,23 @@ class Pool:
                 await self._refresh_and_log()
                 if self.options.refresh_interval is None:
                     return
-            await self._alarm.sleep(partial(self._wakes_at, began), began + HINT_GAP)
+            earliest = began + self._gap()
+            await self._alarm.sleep(partial(self._wakes_at, began, earliest), earliest)
 
     def _delay(self, failures: int) -> float:
-        return planning.backoff(self.options.reconnect, failures, self._random())
+        return backoff(self.options.reconnect, failures, self._random())
 
-    def _wakes_at(self, began: float) -> float:
+    def _gap(self) -> float:
+        peers = self._snapshot.peers if self._snapshot is not None else ()
+        return GAP + GAP_PER_PEER * len(peers)
+
+    def _wakes_at(self, began: float, earliest: float) -> float:
         """When the next refresh is due if nobody hints at one."""
         if self.paused:
             return math.inf
         interval = self.options.refresh_interval or math.inf
-        return min(began + interval, max(began + HINT_GAP, self._next_hold()))
-
-    def _next_hold(self) -> float:
-        """When the first hold ends by itself; a hold that is over is waiting for a free place."""
-        now = self._clock()
-        history = self._record.history
-        holds = [
-            *self._plan.held.values(),
-            *history.attempts.values(),
-            *history.departures.values(),
-        ]
-        return min((hold.until for hold in holds if hold.until > now), default=math.inf)
+        next_end = planning.next_end(self._plan, self._record.history, self._clock())
+        return min(began + interval, max(earliest, next_end))
 
     async def _refresh_and_log(self) -> None:
         try:
@@ -347,7 +347,7 @@ class Pool:
                 await asyncio.sleep(self.options.reconnect.max)
             else:
                 self.hint()
-                await asyncio.sleep(HINT_GAP)
+                await asyncio.sleep(GAP)
 
     async def _look(self) -> Snapshot:
         """Ask the discovery. On an error the last answer serves, as one that proves no absence."""

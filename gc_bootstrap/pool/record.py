@@ -9,8 +9,9 @@ from collections.abc import Set as AbstractSet
 
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.pool import plan as planning
-from gc_bootstrap.pool.plan import History, Hold
+from gc_bootstrap.pool import history as histories
+from gc_bootstrap.pool.history import History, Hold
+from gc_bootstrap.pool.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +73,12 @@ class Record:
 
     def looked(self, snapshot: Snapshot, members: AbstractSet[Peer]) -> None:
         """Take in one look."""
-        self._history = planning.observe(self._history, snapshot, members, self._clock())
+        self._history = histories.observe(self._history, snapshot, members, self._clock())
 
     def connected(self, peer: Peer, outcome: Outcome, began: float) -> None:
         """Take in what has become of a connect, and when it began."""
         before, now = self._history.attempts.get(peer), self._clock()
-        self._history = planning.attempted(
+        self._history = histories.attempted(
             self._history, peer, outcome, self._options.reconnect, now, self._random()
         )
         if outcome:
@@ -90,7 +91,7 @@ class Record:
     def disconnected(self, peer: Peer, outcome: Outcome, began: float) -> None:
         """Take in what has become of a drop, and when it began."""
         before, now = self._history.departures.get(peer), self._clock()
-        self._history = planning.departed(
+        self._history = histories.departed(
             self._history, peer, outcome, self._options.reconnect, now, self._random()
         )
         if outcome:
@@ -110,8 +111,11 @@ class Record:
         self.counters["drops-cancelled"] += 1
         logger.info("Pool %s: the drop of %s is cancelled", self._name, peer)
 
-    def warned(self, before: str, warning: str) -> None:
-        """Take in what the last plan and this one warn of."""
+    def planned(self, last: Plan, plan: Plan) -> None:
+        """Take in a plan, and what it and the last one warn of."""
+        untried = [peer for peer in plan.connect if peer not in plan.retries]
+        self._history = histories.planned(self._history, untried, self._clock())
+        before, warning = last.warning, plan.warning
         if warning and not before:
             self.counters["panics"] += 1
         if warning and warning != before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gc_bootstrap.errors import DistError, os_reason
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire import names
 from gc_bootstrap.wire.messages import MAX_BODY, ErrorReply, WireError
 
 DIAL_TIMEOUT = 5.0
 """Seconds to get a TCP and TLS connection to a peer. A host that is gone answers nothing at all."""
+ANSWER_TIMEOUT = 10.0
+"""Seconds for the first byte of an answer. An agent that works on a request says so every second;
+one that hangs is not waited for as long as one whose workers start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,11 @@ class AgentClient:
             With the reason, in one line without the peer's name.
         """
         assert self._session is not None, "start() comes first"
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            "Prefer": names.PROCESSING,
+        }
         if authorization is not None:
             headers["Authorization"] = authorization
         timeout = max(0.001, deadline - asyncio.get_running_loop().time())  # 0 is none to aiohttp
@@ -94,15 +103,23 @@ class AgentClient:
                 headers=headers,
                 allow_redirects=False,
                 ssl=True if self._tls is None else self._tls,
-                timeout=aiohttp.ClientTimeout(total=timeout, connect=DIAL_TIMEOUT),
+                timeout=aiohttp.ClientTimeout(
+                    total=timeout, connect=DIAL_TIMEOUT, sock_read=ANSWER_TIMEOUT
+                ),
             ) as response:
                 return Answer(response.status, await _read(response))
-        except aiohttp.ServerTimeoutError:
+        except aiohttp.ConnectionTimeoutError:
             raise DistError(f"is not reachable: no connection within {DIAL_TIMEOUT:g} s") from None
-        except TimeoutError:
-            raise DistError(f"is connected, but gave no answer within {timeout:.3g} s") from None
+        except TimeoutError as exc:
+            silent = isinstance(exc, aiohttp.SocketTimeoutError)
+            seconds = ANSWER_TIMEOUT if silent else timeout
+            raise DistError(f"is connected, but gave no answer within {seconds:.3g} s") from None
         except (aiohttp.ClientError, ValueError) as exc:
-            raise DistError(_reason(exc, tls=self._tls is not None)) from exc
+            # The host is there, and whoever starts an agent on it wants it soon.
+            refused = isinstance(exc, aiohttp.ClientConnectorError) and (
+                exc.os_error.errno == errno.ECONNREFUSED
+            )
+            raise DistError(_reason(exc, tls=self._tls is not None), soon=refused) from exc
 
     async def close(self) -> None:
         """Close the session and what it has open."""

@@ -71,7 +71,7 @@ class DaskDist(Dist):
             tls = owner.scheduler.security.get_connection_args("scheduler")["ssl_context"]
         except (OSError, ValueError) as exc:
             raise ConfigError(f"distributed.comm.tls: {exc}") from exc
-        self._client = SignedClient(signer, tls, owner.options.connect.concurrency)
+        self._client = SignedClient(signer, tls, owner.options.connect.most)
         self._owner = owner
 
     @property
@@ -129,7 +129,7 @@ class DaskDist(Dist):
         if reply.peer != str(peer):
             return Outcome.refused(f"is the same agent as {reply.peer}", same_as=_parse(reply.peer))
         if reply.pool != owner.pool:
-            return Outcome.refused(f"is attached by the pool {reply.pool!r}")
+            return Outcome.refused(f"is attached by the pool {reply.pool!r}", soon=True)
         return Outcome.DONE
 
     async def _attach(self, peer: Peer, deadline: float) -> AttachReply | Outcome:
@@ -221,8 +221,8 @@ def _now() -> float:
 def _refusal(answer: Answer) -> Outcome:
     """An answer that is not a success, as an outcome or an error."""
     if answer.status in (409, 503):
-        # 503: it is warming up, or draining.
-        return Outcome.refused(answer.error, expected=answer.status == 503)
+        # 409: another scheduler holds it; 503: it is warming up, or draining.
+        return Outcome.refused(answer.error, expected=answer.status == 503, soon=True)
     raise DistError(answer.error)
 
 

@@ -6,6 +6,9 @@ ATTACH = "/v1/attach"
 DETACH = "/v1/detach"
 STATUS = "/v1/status"
 
+PROCESSING = "processing"
+"""What a request's header ``Prefer`` (RFC 7240) says to be told that it is being worked on."""
+
 DRAIN_HANDLER = "gc_bootstrap_drain"
 """Name of the scheduler's RPC by which an agent has its workers drained."""
 REFILL_HANDLER = "gc_bootstrap_refill"

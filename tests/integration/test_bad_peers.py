@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from gc_bootstrap.agent import server
 from gc_bootstrap.config import ConnectOptions, PoolOptions
 from gc_bootstrap.dist import Owner
 from gc_bootstrap.errors import DistError
-from gc_bootstrap.peer import Peer
+from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.pool import Pool
+from gc_bootstrap.scheduler import client
 from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.testing import ManualDiscovery
 from tests.integration.harness import agent_here, free_port, scheduler_here, until
@@ -47,6 +52,21 @@ async def listener(talk: Talk) -> AsyncIterator[Peer]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.wait_closed()
+
+
+@contextmanager
+def black_hole() -> Iterator[Peer]:
+    """An address where a connection is neither accepted nor refused, as with a host that is gone:
+    a queue of connections that is full."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        address = sock.getsockname()
+        with socket.socket() as first, socket.socket() as second:
+            for waiting in (first, second):
+                waiting.setblocking(False)
+                waiting.connect_ex(address)
+            yield Peer(*address)
 
 
 async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -143,9 +163,38 @@ async def test_a_peer_that_is_no_agent_is_said_to_be_none(dist: DaskDist, name: 
     assert await dist.members() == frozenset()
 
 
-async def test_a_port_where_nobody_listens_is_not_reachable(dist: DaskDist) -> None:
-    reason = await _reason(dist, Peer("127.0.0.1", free_port()))
-    assert reason == "is not reachable: Connection refused"
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_port_where_nobody_listens_is_asked_again_soon(dist: DaskDist, host: str) -> None:
+    with pytest.raises(DistError, match=r"^is not reachable: Connection refused$") as caught:
+        await dist.connect(Peer(host, free_port()))
+    assert caught.value.soon
+
+
+async def test_an_agent_that_somebody_else_holds_is_asked_again_soon(dist: DaskDist) -> None:
+    async with scheduler_here() as other, agent_here() as agent:
+        holder = DaskDist.for_scheduler(Owner(other))
+        await holder.start()
+        try:
+            assert await holder.connect(agent.peer)
+            refused = await dist.connect(agent.peer)
+        finally:
+            await holder.close()
+    assert refused.reason.startswith(f"held by scheduler {other.id}")
+    assert refused.soon
+
+
+async def test_an_agent_that_another_pool_holds_is_asked_again_soon() -> None:
+    async with scheduler_here() as scheduler, agent_here() as agent:
+        cpu, gpu = (DaskDist.for_scheduler(Owner(scheduler, pool)) for pool in ("cpu", "gpu"))
+        await cpu.start()
+        await gpu.start()
+        try:
+            assert await cpu.connect(agent.peer)
+            refused = await gpu.connect(agent.peer)
+        finally:
+            await cpu.close()
+            await gpu.close()
+    assert refused == Outcome.refused("is attached by the pool 'cpu'", soon=True)
 
 
 async def test_a_name_that_does_not_resolve_is_not_reachable(dist: DaskDist) -> None:
@@ -156,7 +205,51 @@ async def test_a_name_that_does_not_resolve_is_not_reachable(dist: DaskDist) -> 
 
 async def test_a_port_that_accepts_and_says_nothing_is_given_up(dist: DaskDist) -> None:
     async with listener(_silent) as peer:
-        assert await _reason(dist, peer) == "is connected, but gave no answer within 2 s"
+        reason = await _reason(dist, peer)
+        assert re.fullmatch(r"is connected, but gave no answer within (2|1\.\d+) s", reason)
+
+
+async def test_who_hangs_is_given_up_long_before_who_starts_its_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(client, "ANSWER_TIMEOUT", 0.5)
+    monkeypatch.setattr(server, "PROCESSING", 0.1)
+    slow = tmp_path / "slow.py"
+    slow.write_text("import asyncio\nasync def dask_setup(worker): await asyncio.sleep(1.5)\n")
+    async with (
+        scheduler_here() as scheduler,
+        listener(_silent) as silent,
+        agent_here("--preload", str(slow)) as agent,
+    ):
+        options = PoolOptions(connect=ConnectOptions(timeout=60.0))
+        dist = DaskDist.for_scheduler(Owner(scheduler, options=options))
+        await dist.start()
+        try:
+            hung = asyncio.create_task(_reason(dist, silent))
+            assert await dist.connect(agent.peer) == Outcome.DONE
+            assert hung.done()
+            assert await hung == "is connected, but gave no answer within 0.5 s"
+        finally:
+            await dist.close()
+
+
+async def test_peers_that_hang_or_are_black_holes_hold_up_nobody() -> None:
+    options = PoolOptions(connect=ConnectOptions(timeout=600.0, concurrency=4))
+    async with AsyncExitStack() as stack:
+        scheduler = await stack.enter_async_context(scheduler_here())
+        agents = [await stack.enter_async_context(agent_here()) for _ in range(2)]
+        dead = [await stack.enter_async_context(listener(_silent)) for _ in range(10)]
+        dead += [stack.enter_context(black_hole()) for _ in range(10)]
+        discovery = ManualDiscovery(dead)
+        dist = DaskDist.for_scheduler(Owner(scheduler, options=options))
+        pool = await stack.enter_async_context(Pool(discovery, dist, options=options))
+        # All of them at first, and another one later.
+        discovery.set([*dead, agents[0].peer])
+        attached = pool._record.counters
+        await until(lambda: attached["attaches"] == 1, "the first agent is attached")
+        discovery.set([*dead, *(agent.peer for agent in agents)])
+        await until(lambda: attached["attaches"] == 2, "the second agent is attached")
+        assert len((await pool.status()).connecting) > options.connect.concurrency
 
 
 async def test_another_http_server_is_no_agent(dist: DaskDist) -> None:

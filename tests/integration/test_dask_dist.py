@@ -119,7 +119,7 @@ async def test_a_draining_agent_refuses(dists: DistFactory) -> None:
     async with agent_here() as agent:
         await agent.drain()
         assert await (await dists()).connect(agent.peer) == Outcome.refused(
-            "is draining", expected=True
+            "is draining", expected=True, soon=True
         )
 
 
@@ -134,7 +134,7 @@ async def test_a_warming_agent_refuses(dists: DistFactory) -> None:
     dist = await dists()
     local = LocalDiscovery()
     (peer,) = await until(lambda: _found(local), "the agent is registered")
-    assert await dist.connect(peer) == Outcome.refused("is warming up", expected=True)
+    assert await dist.connect(peer) == Outcome.refused("is warming up", expected=True, soon=True)
     warm.set()
     await entering
     assert await dist.connect(peer)
@@ -219,7 +219,7 @@ async def test_other_versions_are_attached_and_logged_where_the_policy_is_to_war
         agent.agent.versions["distributed"] = "2020.1.0"
         with caplog.at_level(logging.WARNING, "gc_bootstrap"):
             assert await (await dists(PoolOptions(versions="warn"))).connect(agent.peer)
-        assert "distributed 2020.1.0 here" in caplog.text
+        assert "distributed 2020.1.0 at the agent" in caplog.text
 
 
 async def test_other_versions_are_not_looked_at_where_the_policy_is_to_ignore(

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gc_bootstrap.discovery import Discovery
-from gc_bootstrap.discovery.dns import DnsDiscovery
+from gc_bootstrap.discovery.dns import DnsDiscovery, discovery
 from gc_bootstrap.discovery.dns.message import Record, Records
 from gc_bootstrap.discovery.dns.peers import LABEL, Row, build
 from gc_bootstrap.discovery.dns.resolver import Found, Lookup
@@ -315,6 +315,20 @@ async def test_an_error_makes_nobody_forgotten() -> None:
             await asked.part({f"{NAME} A": UNKNOWN})
         asked.clock.now += 59
         assert await asked.part({}) == {"10.0.0.5:8791"}
+
+
+async def test_of_too_many_partial_answers_the_newest_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(discovery, "MOST_REMEMBERED", 3)
+    async with asking(partial=True) as asked:
+        await asked.part(a("10.0.0.1", "10.0.0.2"))
+        await asked.part(a("10.0.0.3"))
+        await asked.part(a("10.0.0.1"))  # named again: not the oldest any more
+        found = await asked.part(a("10.0.0.4"))
+        assert found == {"10.0.0.1:8791", "10.0.0.3:8791", "10.0.0.4:8791"}
+        many = [f"10.0.0.{n}" for n in range(5, 10)]
+        assert await asked.part(a(*many)) == {f"{address}:8791" for address in many}
 
 
 @given(st.lists(st.tuples(st.floats(0, 50), st.sets(st.integers(1, 9), max_size=4)), max_size=20))

@@ -43,20 +43,6 @@ async def test_a_hanging_peer_delays_neither_the_others_nor_the_next_refresh() -
         assert dist.calls.count(("connect", A)) == 1
 
 
-async def test_half_of_the_places_are_kept_for_peers_that_never_failed() -> None:
-    dist = FakeDist()
-    dist.behaviour = dict.fromkeys(MANY, DistError("is not reachable"))
-    options = replace(QUICK, connect=ConnectOptions(timeout=60.0, concurrency=4))
-    discovery = ManualDiscovery(MANY)
-    async with Pool(discovery, dist, options=options) as pool:
-        await eventually(lambda: pool._record.history.attempts.keys() == set(MANY))
-        dist.behaviour = dict.fromkeys(MANY, HANGS)
-        await eventually(lambda: len(pool._enactor.connecting) == 2)
-        discovery.set([*MANY, A])
-        await eventually(lambda: dist.connected == {A})
-        assert len(pool._enactor.connecting) == 2
-
-
 async def test_with_one_place_a_peer_that_failed_still_gets_it() -> None:
     dist = FakeDist()
     dist.behaviour = {A: DistError("is not reachable")}

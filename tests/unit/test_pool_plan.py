@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,17 +12,20 @@ from hypothesis import strategies as st
 
 from gc_bootstrap.config import PoolOptions, ReconnectOptions, RemovalOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.pool.plan import (
+from gc_bootstrap.pool.history import (
+    GONE_FOR,
+    MOST_GONE,
+    SOON,
     Absence,
     History,
     Hold,
-    Plan,
     attempted,
     backoff,
     departed,
     observe,
-    plan,
+    planned,
 )
+from gc_bootstrap.pool.plan import Plan, plan
 
 A, B, C, D = (Peer("10.0.0.1", port) for port in (1, 2, 3, 4))
 KEEP = PoolOptions()
@@ -36,9 +40,12 @@ def snap(*peers: Peer, leaving: Iterable[Peer] = (), complete: bool = True) -> S
     return Snapshot(frozenset(peers), frozenset(leaving), complete)
 
 
-def refused(history: History, peer: Peer, now: float, times: int = 1) -> History:
+def refused(
+    history: History, peer: Peer, now: float, times: int = 1, *, soon: bool = False
+) -> History:
+    outcome = Outcome.refused("is busy", soon=soon)
     for _ in range(times):
-        history = attempted(history, peer, Outcome.refused("is busy"), RECONNECT, now, 0.5)
+        history = attempted(history, peer, outcome, RECONNECT, now, 0.5)
     return history
 
 
@@ -51,9 +58,30 @@ def test_peers_that_are_no_members_are_connected() -> None:
     assert proposed == Plan(connect=(A,))
 
 
-def test_those_that_never_failed_come_first_and_then_the_fewest_failures() -> None:
+def test_who_never_failed_comes_first_then_who_is_asked_soon_then_who_is_due_for_longest() -> None:
     history = refused(refused(History(), A, 0.0, times=3), B, 0.0, times=1)
-    assert plan(snap(A, B, C), set(), history, KEEP, 1000.0).connect == (C, B, A)
+    history = refused(history, D, 500.0, soon=True)
+    assert plan(snap(A, B, C, D), set(), history, KEEP, 1000.0).connect == (C, D, B, A)
+
+
+def test_of_those_that_were_not_tried_yet_who_appeared_last_comes_first() -> None:
+    history, now = History(), 0.0
+
+    def order(*there: Peer, members: frozenset[Peer] = frozenset()) -> tuple[Peer, ...]:
+        nonlocal history, now
+        now += 1.0
+        history = observe(history, snap(*there), members, now)
+        connect = plan(snap(*there), members, history, KEEP, now).connect
+        history = planned(history, connect, now)
+        return connect
+
+    assert order(C) == (C,)
+    assert order(C, A) == (A, C)
+    assert order(A, B, C) == order(A, B, C) == (B, A, C)
+    # C is away for a moment, and A is a member that is lost.
+    assert order(A, B, members=frozenset({A})) == (B,)
+    assert order(A, B) == (A, B)
+    assert order(A, B, C) == (C, A, B)
 
 
 def test_a_busy_peer_is_neither_connected_nor_dropped_nor_held() -> None:
@@ -116,6 +144,35 @@ def test_a_refused_peer_backs_off_and_is_tried_again() -> None:
     assert plan(snap(A), set(), history, KEEP, 11.7).connect == (A,)
 
 
+def test_who_may_be_had_at_any_moment_is_asked_again_within_seconds() -> None:
+    history = refused(History(), A, 0.0, times=20, soon=True)
+    assert history.attempts[A] == Hold("is busy", SOON, failures=20, soon=True)
+    # And is not any more once it fails in another way.
+    assert refused(history, A, 10.0).attempts[A] == Hold("is busy", 130.0, failures=21)
+
+
+@pytest.mark.parametrize(
+    ("many", "options", "expected"),
+    [
+        (500, RECONNECT, SOON),
+        (2000, RECONNECT, 20.0),
+        (10_000, RECONNECT, 100.0),
+        (100_000, RECONNECT, RECONNECT.max),
+        (1, ReconnectOptions(max=2.0), 2.0),
+        (1, ReconnectOptions(initial=30.0), 30.0),
+    ],
+)
+def test_the_more_there_are_of_those_the_longer_each_waits(
+    many: int, options: ReconnectOptions, expected: float
+) -> None:
+    peers = [Peer("10.0.0.2", port + 1) for port in range(min(many, 50))]
+    history = History(attempts=dict.fromkeys(peers, Hold("is busy", failures=50, soon=True)))
+    assert observe(history, snap(*peers), set(), 0.0).soon == len(peers)
+    outcome = Outcome.refused("is busy", soon=True)
+    after = attempted(replace(history, soon=many), peers[0], outcome, options, 0.0, 0.5)
+    assert after.attempts[peers[0]].until == pytest.approx(expected)
+
+
 def test_a_success_resets_the_backoff() -> None:
     history = refused(History(), A, 0.0, times=9)
     history = attempted(history, A, Outcome.DONE, RECONNECT, 100.0, 0.5)
@@ -147,6 +204,33 @@ def test_history_is_kept_when_a_peer_is_not_in_an_incomplete_snapshot() -> None:
     before = refused(History(), A, 0.0, times=9)
     history = observe(before, snap(B, complete=False), set(), 1.0)
     assert history.attempts == before.attempts
+
+
+def test_what_incomplete_answers_do_not_name_is_remembered_for_some_time_only() -> None:
+    before = refused(History(), A, 0.0, times=9)
+    history = observe(before, snap(B, complete=False), set(), 1.0)
+    history = observe(history, snap(B, complete=False), set(), 1.0 + GONE_FOR - 0.1)
+    assert history.attempts == before.attempts
+    # Named again, it begins anew.
+    history = observe(history, snap(A, complete=False), set(), 1.0 + GONE_FOR)
+    history = observe(history, snap(B, complete=False), set(), 2.0 + GONE_FOR)
+    history = observe(history, snap(B, complete=False), set(), 1.0 + 2 * GONE_FOR)
+    assert history.attempts == before.attempts
+    history = observe(history, snap(B, complete=False), set(), 2.0 + 2 * GONE_FOR)
+    assert (history.attempts, history.gone) == ({}, {})
+
+
+def test_of_what_incomplete_answers_do_not_name_the_oldest_is_forgotten_first() -> None:
+    history = History()
+    waves = [[Peer(f"10.0.{wave}.{host}") for host in range(MOST_GONE // 4)] for wave in range(8)]
+    for now, wave in enumerate(waves):
+        held = dict.fromkeys(wave, Hold("is busy", 1e9, failures=1))
+        history = replace(history, attempts={**history.attempts, **held})
+        history = observe(history, snap(*wave, complete=False), set(), float(now))
+    kept = {peer for wave in waves[3:] for peer in wave}  # four of them gone, and those named
+    assert history.attempts.keys() == kept
+    assert len(history.gone) == MOST_GONE
+    assert observe(history, snap(*waves[3]), set(), 9.0).attempts.keys() == set(waves[3])
 
 
 def test_an_ignored_peer_is_not_retried_while_it_is_in_discovery() -> None:
@@ -311,10 +395,11 @@ def test_keep_does_not_panic() -> None:
     assert plan(snap(), {A, B}, history, KEEP, 0.0).warning == ""
 
 
-def test_a_hold_that_is_over_never_says_less_than_nothing_is_left() -> None:
-    assert Hold("is busy", until=1.0, failures=1).describe(9.0) == (
-        "backing off for 0.0 s after 1 failures: is busy"
-    )
+def test_a_hold_that_is_over_waits_for_its_turn_and_is_not_said_to_back_off() -> None:
+    hold = Hold("is busy", until=1.0, failures=1)
+    assert hold.describe(0.75) == "backing off for 0.2 s after 1 failures: is busy"
+    for now in (1.0, 9.0):
+        assert hold.describe(now) == "waits for its turn after 1 failures: is busy"
 
 
 # -- drops that are under way, or were refused -----------------------------------------------------

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gc_bootstrap.config import PoolOptions, ReconnectOptions, RemovalOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.pool.plan import Absence, History, Hold, Plan, attempted, by_member, observe, plan
+from gc_bootstrap.pool.history import Absence, History, Hold, attempted, by_member, observe
+from gc_bootstrap.pool.plan import Plan, plan
 
 PEERS = tuple(Peer("10.0.0.1", port) for port in range(1, 8))
 
@@ -30,10 +31,14 @@ holds = st.builds(
     until=moment | st.just(float("inf")),
     failures=st.integers(0, 50),
     same_as=st.none() | peer,
+    soon=st.booleans(),
 )
 histories = st.builds(
     History,
     attempts=st.dictionaries(peer, holds),
+    appeared=st.dictionaries(peer, moment),
+    gone=st.dictionaries(peer, moment),
+    soon=st.integers(0, 10**6),
     absences=st.dictionaries(peer, st.builds(Absence, moment, st.integers(1, 9))),
     departures=st.dictionaries(peer, holds),
 )
@@ -53,7 +58,7 @@ options = st.builds(
 IGNORED = Outcome.ignored("is a printer")
 outcomes = st.one_of(
     st.just(Outcome.DONE),
-    st.just(Outcome.refused("is busy")),
+    st.builds(Outcome.refused, st.just("is busy"), soon=st.booleans()),
     st.just(IGNORED),
     st.builds(Outcome.refused, st.just("is the same agent"), same_as=peer),
 )
@@ -110,7 +115,9 @@ def test_observing_remembers_nothing_that_cannot_matter(
 ) -> None:
     seen = observe(history, snapshot, members, now)
     assert seen.attempts.items() <= history.attempts.items()
+    assert seen.gone.keys() | snapshot.peers >= seen.attempts.keys()
     if snapshot.complete:
+        assert seen.gone == {}
         assert seen.attempts.keys() <= snapshot.peers
     snapshot = by_member(snapshot, members, seen.attempts)
     assert seen.absences.keys() <= members - snapshot.peers

@@ -22,6 +22,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Self, TypeVar
 
 import dns.name
@@ -52,6 +53,10 @@ FEW = 100
 
 COMPUTE_TIMEOUT = 5.0
 """Seconds that making peers of records may take, after the look-up: 4,000 take a tenth of one."""
+
+MOST_REMEMBERED = 10_000
+"""Of how many peers is remembered with ``partial`` that an answer has named them, those of the last
+answer included at the least."""
 
 PARTIAL = "partial: each answer of the server has only some of the records"
 """Why an answer is not complete with ``partial: true``."""
@@ -278,7 +283,10 @@ class DnsDiscovery(Discovery):
         until = now + self._options.partial_ttl
         found = looked.peers
         fresh = {peer: (until, found.labels[peer]) for peer in found.peers}
-        self._seen = {p: seen for p, seen in self._seen.items() if seen[0] > now} | fresh
+        # Those that were named last stand last.
+        old = {p: seen for p, seen in self._seen.items() if seen[0] > now and p not in fresh}
+        old = dict(islice(old.items(), max(0, len(old) + len(fresh) - MOST_REMEMBERED), None))
+        self._seen = old | fresh
         labels = {peer: label for peer, (_, label) in self._seen.items()}
         reason = several((PARTIAL, *looked.doubts))
         return Snapshot(frozenset(self._seen), complete=False, labels=labels, reason=reason)
