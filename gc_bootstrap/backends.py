@@ -5,6 +5,7 @@ Belongs here: names, short forms and options. Does not belong here: what a backe
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import re
@@ -15,7 +16,7 @@ from urllib.parse import parse_qsl
 
 from dask.config import interpret_value
 
-from gc_bootstrap.errors import ConfigError, one_line
+from gc_bootstrap.errors import ConfigError, UnconfiguredError, one_line
 
 Kind = Literal["discovery", "dist"]
 
@@ -75,7 +76,7 @@ def load(kind: Kind, value: Any, key: str) -> Any:
     Returns
     -------
     Any
-        The object that the class made, or the async function itself.
+        The object that the class made, or the function itself.
 
     Raises
     ------
@@ -95,7 +96,9 @@ def load(kind: Kind, value: Any, key: str) -> Any:
         target, text = _find(kind, value, key)
         options = text
     try:
-        return _make(target, _keywords(target, options))
+        return _make(kind, target, _keywords(target, options))
+    except UnconfiguredError as exc:
+        raise UnconfiguredError(f"{key}: {value!r} {exc}") from exc
     except Exception as exc:
         # Whatever a third party's constructor raises is this configuration's problem.
         raise ConfigError(f"{key}: {one_line(exc)}") from exc
@@ -115,9 +118,11 @@ def _find(kind: Kind, value: str, key: str) -> tuple[Any, str]:
             return _import(front, f"{key}: {value!r}"), query_mark + query
         except ModuleNotFoundError as exc:
             why = f" ({exc})"
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f", did you mean {close[0]}?" if close else why
     raise ConfigError(
-        f"{key}: {value!r} is not a known {kind}; there are: {', '.join(sorted(known))},"
-        f" or package.module:Class{why}"
+        f"{key}: {value!r} is not a known {kind}{hint}; there are: {', '.join(sorted(known))}, or"
+        " package.module:Class"
     )
 
 
@@ -164,13 +169,11 @@ def _keywords(target: Any, options: Any) -> dict[str, Any]:
     return {str(option).replace("-", "_"): given for option, given in keywords.items()}
 
 
-def _make(target: Any, keywords: dict[str, Any]) -> Any:
+def _make(kind: Kind, target: Any, keywords: dict[str, Any]) -> Any:
     if not callable(target):
-        raise ConfigError(f"{target!r} is neither a class nor an async function")
-    if inspect.iscoroutinefunction(target):
-        if keywords:
-            raise ConfigError(f"{target.__qualname__} is a function and takes no options")
-        return target
+        raise ConfigError(f"{target!r} is neither a class nor a function")
+    if kind == "discovery" and not isinstance(target, type):
+        return _function(target, keywords)
     parameters = inspect.signature(target).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         known = {p.name.replace("_", "-"): p.default is p.empty for p in parameters}
@@ -182,3 +185,17 @@ def _make(target: Any, keywords: dict[str, Any]) -> Any:
             if required and option.replace("-", "_") not in keywords:
                 raise ConfigError(f"option {option!r} is missing")
     return target(**keywords)
+
+
+def _function(target: Any, keywords: dict[str, Any]) -> Any:
+    """A function is called at each look, and with nothing."""
+    name = getattr(target, "__qualname__", repr(target))
+    if keywords:
+        raise ConfigError(f"{name} is a function and takes no options")
+    try:
+        inspect.signature(target).bind()
+    except TypeError as exc:
+        raise ConfigError(f"{name} is a function and must need no argument: {exc}") from None
+    except ValueError:
+        pass  # written in C, and says nothing of itself
+    return target

@@ -203,7 +203,9 @@ def _backend(value: Any) -> Any:
     if isinstance(value, Mapping) and len(value) != 1:
         how_many = "more than one" if value else "none"
         raise BadValueError(f"names {how_many}; expected {{name: {{option: value}}}}")
-    if isinstance(value, bool | int | float | list) or value == "":
+    if value == "":
+        raise BadValueError("is empty (is a variable unset?)")
+    if isinstance(value, bool | int | float | list):
         raise BadValueError(
             'is neither a text such as "static:10.0.0.5" nor {name: {option: value}}'
         )

@@ -29,6 +29,10 @@ class ConfigError(GcBootstrapError, ValueError):
         return type(self), (self.problems,)
 
 
+class UnconfiguredError(ConfigError):
+    """What was written names nobody, as where a variable is unset: nothing is started for it."""
+
+
 class PeerError(GcBootstrapError, ValueError):
     """A text or a (host, port) pair does not name a peer."""
 

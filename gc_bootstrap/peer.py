@@ -84,6 +84,8 @@ class Peer:
     def parse(cls, text: str, default_port: int = DEFAULT_PORT) -> Peer:
         """Read ``host``, ``host:port``, ``[v6]:port``, ``[v6]`` or a bare IPv6 address.
 
+        ``fd00::5:8791`` is refused: it is an address, and another one with a port.
+
         Parameters
         ----------
         text
@@ -112,6 +114,12 @@ def _parse(text: str, default_port: int) -> Peer:
         if not bracket or ":" not in host or (rest and port is None):
             raise PeerError(f"{text!r} is not an address such as [fd00::5]:{DEFAULT_PORT}")
     elif text.count(":") > 1:
+        if _has_a_port(text):
+            front, _, back = text.rpartition(":")
+            raise PeerError(
+                f"{text!r} is ambiguous; expected [{front}]:{back}, or [{text}] where that is all"
+                " of the address"
+            )
         host, port = text, None
     else:
         host, colon, port_text = text.partition(":")
@@ -122,6 +130,18 @@ def _parse(text: str, default_port: int) -> Peer:
         return Peer(host, default_port if port is None else int(port))
     except PeerError as exc:
         raise PeerError(f"{text!r}: {exc}") from None
+
+
+def _has_a_port(text: str) -> bool:
+    """Whether a bare IPv6 address may as well be a shorter one with a port behind it."""
+    front, _, back = text.rpartition(":")
+    if not (back.isascii() and back.isdigit()):
+        return False
+    try:
+        ipaddress.IPv6Address(front)
+    except ValueError:
+        return False
+    return True
 
 
 def _no_labels() -> Mapping[Peer, Mapping[str, str]]:

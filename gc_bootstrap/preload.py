@@ -51,10 +51,8 @@ async def dask_setup(
     except Exception:
         logger.exception("The pools could not be made; ending the scheduler")
         await _end_process(1)
-    if plugin.pools:
+    if plugin.pools:  # if not, it has said why
         scheduler.add_plugin(plugin)
-    else:
-        logger.info("gc-bootstrap.discovery is null and there are no pools: nothing is started")
 
 
 class _PreloadedPlugin(BootstrapPlugin):

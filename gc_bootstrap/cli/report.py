@@ -165,9 +165,10 @@ CHECKS: tuple[Callable[[Pool], Iterator[str]], ...] = (
 
 def troubles(status: Mapping[str, Any]) -> list[str]:
     """What is not well with the pools of a scheduler; empty where all is."""
-    return [
+    wrong = [
         f"pool {pool['name']}: {trouble}"
         for pool in status["pools"]
         for check in CHECKS
         for trouble in check(pool)
-    ] or ([] if status["pools"] else ["there is no pool"])
+    ]
+    return [*status["not-started"], *wrong]

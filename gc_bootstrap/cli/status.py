@@ -91,6 +91,8 @@ def _print(status: Mapping[str, Any]) -> None:
     out = console()
     scheduler = status["scheduler"]
     out.print(f"Scheduler {scheduler['address']} ({scheduler['id']})", soft_wrap=True)
+    for line in status["not-started"]:
+        out.print(Text(line, "yellow"), soft_wrap=True)
     for pool in status["pools"]:
         out.print()
         title = Text.assemble(("Pool ", "bold"), (pool["name"], "bold"), f": {summary(pool)}")

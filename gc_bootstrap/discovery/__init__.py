@@ -7,6 +7,7 @@ A discovery has three outcomes, and each implementation states them at its top: 
 peers; there are really none; we cannot know (:class:`~gc_bootstrap.errors.DiscoveryError`).
 """
 
-from gc_bootstrap.discovery.base import Discovery, DiscoveryLike, FunctionDiscovery, as_discovery
+from gc_bootstrap.discovery.base import Discovery
+from gc_bootstrap.discovery.function import DiscoveryLike, FunctionDiscovery, as_discovery
 
 __all__ = ["Discovery", "DiscoveryLike", "FunctionDiscovery", "as_discovery"]

@@ -1,16 +1,12 @@
-"""The discovery contract, and the adapter that makes one of a plain async function."""
+"""The discovery contract."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
 
 from gc_bootstrap.backends import Backend
-from gc_bootstrap.errors import ConfigError, DiscoveryError, one_line
-from gc_bootstrap.peer import Peer, Snapshot
-
-PeersFunction = Callable[[], Awaitable["Snapshot | Iterable[Peer | str]"]]
+from gc_bootstrap.peer import Snapshot
 
 
 class Discovery(Backend, ABC):
@@ -59,48 +55,3 @@ class Discovery(Backend, ABC):
 
     async def close(self) -> None:
         """Release everything, and wait until it is released. May be called more than once."""
-
-
-class FunctionDiscovery(Discovery):
-    """A plain async function as a discovery.
-
-    The three outcomes are the function's: what it returns is the complete answer (a
-    :class:`Snapshot` may say otherwise), and whatever it raises means "cannot know".
-
-    Parameters
-    ----------
-    function
-        Takes nothing, returns a :class:`Snapshot` or a collection of peers or addresses.
-    """
-
-    def __init__(self, function: PeersFunction) -> None:
-        self._function = function
-
-    def __repr__(self) -> str:
-        return getattr(self._function, "__qualname__", repr(self._function))
-
-    async def peers(self) -> Snapshot:
-        try:
-            return Snapshot.of(await self._function())
-        except DiscoveryError:
-            raise
-        except Exception as exc:
-            raise DiscoveryError(f"{self!r} raised {one_line(exc)}") from exc
-
-
-DiscoveryLike = Discovery | PeersFunction
-
-
-def as_discovery(value: DiscoveryLike | object) -> Discovery:
-    """Return a discovery as it is, and a plain async function wrapped.
-
-    Raises
-    ------
-    ConfigError
-        It is neither.
-    """
-    if isinstance(value, Discovery):
-        return value
-    if not isinstance(value, type) and callable(value):
-        return FunctionDiscovery(value)
-    raise ConfigError(f"{value!r} is neither a Discovery nor an async function that returns peers")

@@ -1,7 +1,8 @@
 """Peers from a list that does not change.
 
 The three outcomes: the list as it was given; an empty list is really no peers; "cannot know" does
-not occur, because a list that cannot be read is refused at the start.
+not occur, because a list that cannot be read is refused at the start. ``static:`` alone is no list
+but a slip: no pool is started for it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gc_bootstrap.discovery.base import Discovery
-from gc_bootstrap.errors import ConfigError, PeerError
+from gc_bootstrap.errors import ConfigError, PeerError, UnconfiguredError
 from gc_bootstrap.peer import DEFAULT_PORT, Peer, Snapshot
 
 
@@ -49,10 +50,12 @@ class StaticDiscovery(Discovery):
 
     @classmethod
     def options_from_text(cls, text: str) -> Mapping[str, Any]:
-        return {"peers": [part for part in text.split(",") if part.strip()]}
+        return cls.options_from_list([part for part in text.split(",") if part.strip()])
 
     @classmethod
     def options_from_list(cls, values: list[Any]) -> Mapping[str, Any]:
+        if not values:
+            raise UnconfiguredError("names no peer (is a variable unset?)")
         return {"peers": values}
 
     async def peers(self) -> Snapshot:

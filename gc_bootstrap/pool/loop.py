@@ -52,7 +52,7 @@ class Pool:
     Parameters
     ----------
     discovery
-        A :class:`Discovery`, or a plain async function that returns peers.
+        A :class:`Discovery`, or a function that returns peers.
     dist
         A :class:`Dist`. Both are started and closed by the pool.
     name

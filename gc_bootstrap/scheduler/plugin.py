@@ -10,7 +10,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap import backends, config
 from gc_bootstrap.config import DEFAULT_POOL, NAMESPACE, PoolOptions
-from gc_bootstrap.errors import ConfigError, one_line
+from gc_bootstrap.errors import ConfigError, UnconfiguredError, one_line
 from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler.members import Members
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NOTHING_CONFIGURED = (
+    f"nothing is started: {NAMESPACE}.discovery is null and there are no pools (is a variable"
+    " unset?)"
+)
 UNREGISTERED_POLL = 1.0
 """Seconds between two looks at whether the scheduler still knows the plugin."""
 
@@ -34,7 +38,7 @@ class BootstrapPlugin(SchedulerPlugin):
     ----------
     discovery
         Whose agents to attach: a short form such as ``"static:10.0.0.5,10.0.0.6"``, a mapping, a
-        :class:`Discovery` or an async function that returns peers. Default: the scheduler's
+        :class:`Discovery` or a function that returns peers. Default: the scheduler's
         configuration.
     **options
         The other keys of the ``gc-bootstrap`` configuration, over what the scheduler's says;
@@ -73,6 +77,7 @@ class BootstrapPlugin(SchedulerPlugin):
         if problems:
             raise ConfigError(problems)
         self.pools: dict[str, Pool] = {}
+        self.not_started: tuple[str, ...] = ()
         self._prepared = False
         self._scheduler: Scheduler | None = None
         self._watchdog: asyncio.Task[None] | None = None
@@ -103,15 +108,22 @@ class BootstrapPlugin(SchedulerPlugin):
         """
         pools, problems = config.read_pools(self._overrides)
         made: dict[str, Pool] = {}
+        not_started: list[str] = []
         for name, options in pools.items():
             prefix = NAMESPACE if name == DEFAULT_POOL else f"{NAMESPACE}.pools.{name}"
             try:
                 made[name] = _make_pool(scheduler, name, options, prefix)
+            except UnconfiguredError as exc:
+                not_started.append(f"pool {name} is not started: {exc}")
             except ConfigError as exc:
                 problems.extend(exc.problems)
         if problems:
             raise ConfigError(dict.fromkeys(problems))
-        self.pools = made
+        if not pools:
+            not_started.append(NOTHING_CONFIGURED)
+        for line in not_started:
+            logger.warning("%s", line[0].upper() + line[1:])
+        self.pools, self.not_started = made, tuple(not_started)
         self._prepared = True
 
     async def start(self, scheduler: Scheduler) -> None:
@@ -148,8 +160,6 @@ class BootstrapPlugin(SchedulerPlugin):
         if problems:
             await self.close()
             raise ConfigError(problems)
-        if not self.pools:
-            logger.info("No discovery is configured: no pool is started")
         self._watchdog = asyncio.create_task(
             self._close_when_unregistered(scheduler), name="gc_bootstrap plugin: watchdog"
         )
@@ -183,6 +193,7 @@ class BootstrapPlugin(SchedulerPlugin):
         return {
             "scheduler": {"address": self._scheduler.address, "id": self._scheduler.id},
             "pools": pools,
+            "not-started": list(self.not_started),
         }
 
     async def _close_when_unregistered(self, scheduler: Scheduler) -> None:
@@ -206,6 +217,8 @@ def _make_pool(scheduler: Scheduler, name: str, options: PoolOptions, prefix: st
     for kind, value in written.items():
         try:
             found[kind] = backends.load(kind, value, f"{prefix}.{kind}")
+        except UnconfiguredError:
+            raise
         except ConfigError as exc:
             problems.extend(exc.problems)
     dist = found.get("dist")

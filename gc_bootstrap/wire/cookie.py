@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
+import stat
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 from gc_bootstrap.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 FILE_VARIABLE = "GC_BOOTSTRAP_COOKIE_FILE"
 VARIABLE = "GC_BOOTSTRAP_COOKIE"
@@ -106,8 +111,11 @@ def find(
     return Cookie(inline.strip(), VARIABLE) if inline is not None else None
 
 
-def read_text(path: Path, where: str, longest: int) -> str:
+def read_text(path: Path, where: str, longest: int, *, secret: bool = True) -> str:
     """Read a file that holds a secret, or keys.
+
+    A secret that every user of the host can read is said in a warning. One that a group can read is
+    not: that is how Kubernetes gives it to a pod.
 
     Raises
     ------
@@ -119,8 +127,16 @@ def read_text(path: Path, where: str, longest: int) -> str:
             content = file.read(4 * longest + 64)  # four bytes a character at most, and line ends
             if file.read(1):
                 raise ConfigError(f"{where}: is longer than {longest} characters")
+            if secret and os.fstat(file.fileno()).st_mode & stat.S_IROTH:
+                _warn_of_readers(where, path)
         return content.decode()
     except OSError as exc:
         raise ConfigError(f"{where}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError:
         raise ConfigError(f"{where}: is not text") from None
+
+
+@cache
+def _warn_of_readers(where: str, path: Path) -> None:
+    """Once for each: every pool of a scheduler reads the same file."""
+    logger.warning("%s: every user of this host can read it; expected: chmod 600 %s", where, path)

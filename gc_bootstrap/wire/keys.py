@@ -178,7 +178,7 @@ def find_private(
     ConfigError
         One was provided and cannot be read, or is no good.
     """
-    found = _read(file, environ, key, FILE_VARIABLE)
+    found = _read(file, environ, key, FILE_VARIABLE, secret=True)
     return PrivateKey(*found) if found is not None else None
 
 
@@ -189,16 +189,16 @@ def find_public(
 
     ``GC_BOOTSTRAP_PUBLIC_KEY_FILE`` in the environment names the file where ``file`` does not.
     """
-    found = _read(file, environ, key, PUBLIC_FILE_VARIABLE)
+    found = _read(file, environ, key, PUBLIC_FILE_VARIABLE, secret=False)
     return PublicKeys(*found) if found is not None else None
 
 
 def _read(
-    file: str | None, environ: Mapping[str, str], key: str, variable: str
+    file: str | None, environ: Mapping[str, str], key: str, variable: str, *, secret: bool
 ) -> tuple[str, str] | None:
     if file is None and environ.get(variable):
         file, key = environ[variable], variable
     if file is None:
         return None
     where = f"{key} {file}"
-    return read_text(Path(file), where, LONGEST), where
+    return read_text(Path(file), where, LONGEST, secret=secret), where

@@ -45,7 +45,13 @@ async def test_a_bad_configuration_ends_the_scheduler_with_a_line_per_problem() 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--discovery", "nope:x"], "is not a known discovery; there are: "),
+        (
+            ["--discovery", "nope:x"],
+            "is not a known discovery (No module named 'nope'); there are: ",
+        ),
+        (["--discovery", "dsn:x"], "is not a known discovery, did you mean dns?; there are: "),
+        (["--discovery", ""], "gc-bootstrap.discovery: '' is empty (is a variable unset?)"),
+        (["--discovery", "static:fd00::5:8791"], "is ambiguous; expected [fd00::5]:8791, or ["),
         (["--discovery", "static:a?ports=1"], "unknown option 'ports'; there are: peers, port"),
         (["--discovery", "no_such_module:X"], "No module named 'no_such_module'"),
         (["--discovery", "local", "--cookie-file", "/nope"], "cookie-file /nope: cannot be read"),
@@ -62,10 +68,42 @@ async def test_nothing_starts_when_nothing_is_configured(tmp_path: Path) -> None
         file = tmp_path / "s.json"
         group = await processes.start(*PRELOAD, "--scheduler-file", str(file))
         await until(file.exists, "the scheduler is up")
-        await until(lambda: "nothing is started" in group.tail(50), "it is said")
+        warning = (
+            "WARNING - Nothing is started: gc-bootstrap.discovery is null and there are no pools"
+        )
+        await until(lambda: warning in group.tail(50), "it is said, and why")
         code, _, err = await run_cli("pool", "status", "--scheduler-file", str(file))
         assert (code, "has no pools" in err) == (1, True), err
         assert "Traceback" not in err
+
+
+async def test_a_plugin_with_nothing_to_do_says_so_in_the_log_and_in_the_status(
+    tmp_path: Path,
+) -> None:
+    from distributed import Client
+
+    from gc_bootstrap import BootstrapPlugin
+
+    async with Processes(tmp_path) as processes:
+        file = tmp_path / "s.json"
+        group = await processes.start(*SCHEDULER, "--scheduler-file", str(file))
+        await until(file.exists, "the scheduler is up")
+        async with Client(scheduler_file=str(file), asynchronous=True) as client:
+            await client.register_plugin(BootstrapPlugin())
+            why = "othing is started: gc-bootstrap.discovery is null and there are no pools"
+            assert f"WARNING - N{why}" in group.tail(50)
+            arguments = ["pool", "status", "--scheduler-file", str(file)]
+            code, out, err = await run_cli(*arguments)
+            assert (code, err, f"n{why}" in out) == (0, "", True), out
+            assert (await run_cli(*arguments, "--check"))[:2] == (
+                1,
+                f"NOT WELL: n{why} (is a variable unset?)\n",
+            )
+            await client.register_plugin(BootstrapPlugin("static:"))
+            code, out, _ = await run_cli(*arguments)
+            reason = "gc-bootstrap.discovery: 'static:' names no peer (is a variable unset?)"
+            assert f"pool default is not started: {reason}" in out
+            assert "Traceback" not in group.tail(200)
 
 
 async def test_status_of_nobody_is_one_line() -> None:

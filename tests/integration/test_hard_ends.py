@@ -53,7 +53,7 @@ async def test_an_attach_that_fails_halfway_and_is_cut_off_leaves_no_worker(
     agents = await processes.agents(1, *options, environ=environ)
     ((peer, group),) = agents.items()
     assert group.pid is not None
-    plain = await processes.scheduler("static:")
+    plain = await processes.scheduler([Peer("127.0.0.1", free_port())])
     scheduler_id = (await plain.status())["id"]
     attach = messages.AttachRequest(plain.address, scheduler_id, str(peer)).encode()
     attaching = asyncio.create_task(request(peer, "POST", "/v1/attach", attach, cookie=COOKIE))

@@ -43,7 +43,8 @@ def _put(arguments: list[str], replacements: dict[str, str]) -> list[str]:
 
 async def test_its_commands_form_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("cookie").write_text("0123456789abcdef" * 4)  # noqa: ASYNC240
+    (make_cookie,) = re.findall(r"^\(umask .*> cookie\)$", README, re.MULTILINE)
+    assert await (await asyncio.create_subprocess_shell(make_cookie)).wait() == 0
     port, scheduler_port = free_port(), free_port()
     async with Processes(tmp_path) as processes:
         listen = {"0.0.0.0:8791": f"127.0.0.1:{port}"}
@@ -60,6 +61,7 @@ async def test_its_commands_form_a_cluster(tmp_path: Path, monkeypatch: pytest.M
         code, out, _ = await run_cli("pool", "status", address)
         assert code == 0
         assert f"127.0.0.1:{port}  member" in out
+        assert "can read it" not in group.tail(200), "it is not open to others"
 
 
 async def test_its_python_attaches_from_a_client(tmp_path: Path) -> None:

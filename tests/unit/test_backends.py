@@ -13,7 +13,7 @@ import pytest
 from gc_bootstrap.backends import load, names
 from gc_bootstrap.discovery import Discovery, as_discovery
 from gc_bootstrap.discovery.local import LocalDiscovery
-from gc_bootstrap.errors import ConfigError, DiscoveryError
+from gc_bootstrap.errors import ConfigError, DiscoveryError, UnconfiguredError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.testing import ManualDiscovery
@@ -42,6 +42,12 @@ class Anything(Etcd):
 
 async def look():
     return ["10.0.0.5"]
+
+def plain():
+    return ["10.0.0.6"]
+
+def needs(table):
+    return [table]
 
 constant = 5
 """
@@ -129,18 +135,42 @@ def test_a_third_partys_class_gets_its_options(third_party: str) -> None:
 
 async def test_a_third_partys_function_is_taken_by_its_name(third_party: str) -> None:
     assert await peers_of(f"{third_party}:look") == {"10.0.0.5:8791"}
+    assert await peers_of(f"{third_party}:plain") == {"10.0.0.6:8791"}
 
 
 def test_a_function_takes_no_options(third_party: str) -> None:
     assert problem(f"{third_party}:look?url=x") == "look is a function and takes no options"
+    assert problem(f"{third_party}:plain?url=x") == "plain is a function and takes no options"
+    assert problem(f"{third_party}:needs") == (
+        "needs is a function and must need no argument: missing a required argument: 'table'"
+    )
 
 
 @pytest.mark.parametrize("value", ["locl", "locl:", "LOCAL", "10.0.0.5:8791", "?", {"locl": {}}])
 def test_an_unknown_name_is_answered_with_those_that_exist(value: Any) -> None:
     line = problem(value)
-    assert "is not a known discovery; there are: " in line
+    assert "is not a known discovery" in line
+    assert "; there are: " in line
     assert "local, static" in line
     assert line.endswith(", or package.module:Class")
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("locl", "local"), ("LOCAL", "local"), ("statics:a", "static"), ("10.0.0.5", "")],
+)
+def test_an_almost_known_name_is_answered_with_the_one_that_was_meant(
+    value: str, meant: str
+) -> None:
+    hint = f", did you mean {meant}?" if meant else ""
+    assert problem(value).startswith(f"{value!r} is not a known discovery{hint}; there are: dns, ")
+
+
+@pytest.mark.parametrize("value", ["static:", "static: , ", {"static": []}, "static:?port=1"])
+def test_a_list_of_nobody_is_a_slip(value: Any) -> None:
+    with pytest.raises(UnconfiguredError) as caught:
+        load("discovery", value, "KEY")
+    assert str(caught.value) == f"KEY: {value!r} names no peer (is a variable unset?)"
 
 
 def test_a_discovery_is_no_dist() -> None:
@@ -150,6 +180,10 @@ def test_a_discovery_is_no_dist() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
+        (
+            "static:fd00::5:8791",
+            "'fd00::5:8791' is ambiguous; expected [fd00::5]:8791, or [fd00::5:8791] where that is",
+        ),
         ("static:a b", "'a b': 'a b' is neither an IP address nor a DNS name"),
         ("static:a:99999", "'a:99999': port 99999 is not between 1 and 65535"),
         ("static:a b,c d", "'a b': 'a b' is neither an IP address nor a DNS name; 'c d': "),
@@ -183,7 +217,7 @@ def test_a_third_partys_mistakes_are_one_line(third_party: str) -> None:
         f"'{third_party}_broken:Etcd': cannot import {third_party}_broken: RuntimeError: no licence"
     )
     assert "No module named 'no'" in problem("no.such.module:Class")
-    assert problem(f"{third_party}:constant") == "5 is neither a class nor an async function"
+    assert problem(f"{third_party}:constant") == "5 is neither a class nor a function"
 
 
 @pytest.mark.parametrize("value", [{}, {"static": ["a"], "local": {}}])
@@ -210,5 +244,5 @@ async def test_a_function_that_returns_no_peers_is_an_error(answer: Any) -> None
 
 @pytest.mark.parametrize("value", [None, 5, "local", ManualDiscovery, [Peer("a")]])
 def test_what_is_neither_is_no_discovery(value: Any) -> None:
-    with pytest.raises(ConfigError, match="is neither a Discovery nor an async function"):
+    with pytest.raises(ConfigError, match="is neither a Discovery nor a function"):
         as_discovery(value)

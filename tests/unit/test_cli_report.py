@@ -102,7 +102,7 @@ WELL: dict[str, Any] = {"peers": (A, B, C), "members": (A, D), "leaving": (B,), 
 
 
 def told(**fields: Any) -> list[str]:
-    return troubles({"pools": [pool(**{**WELL, **fields})]})
+    return troubles({"pools": [pool(**{**WELL, **fields})], "not-started": []})
 
 
 def test_all_is_well_where_every_peer_that_stays_is_a_member() -> None:
@@ -159,8 +159,9 @@ def test_of_many_peers_some_are_named() -> None:
     )
 
 
-def test_no_pool_is_not_well() -> None:
-    assert troubles({"pools": []}) == ["there is no pool"]
+def test_a_pool_that_is_not_started_is_not_well() -> None:
+    reason = "pool default is not started: why"
+    assert troubles({"pools": [], "not-started": [reason]}) == [reason]
 
 
 # -- the table -----------------------------------------------------------------------------------

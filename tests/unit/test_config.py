@@ -218,7 +218,7 @@ def test_a_value_that_is_no_duration_is_one_line(path: str, value: Any) -> None:
         ("versions", None, "is not one of refuse, warn, ignore"),
         ("discovery", 5, NO_BACKEND),
         ("discovery", [], NO_BACKEND),
-        ("discovery", "", NO_BACKEND),
+        ("discovery", "", "is empty (is a variable unset?)"),
         ("dist", False, NO_BACKEND),
     ],
 )

@@ -27,8 +27,20 @@ def test_a_peer_is_read_from_what_it_prints(host: str, port: int) -> None:
 
 @given(hosts, ports)
 def test_a_host_without_a_port_has_the_default_port(host: str, port: int) -> None:
-    assert Peer.parse(host) == Peer(host, 8791)
-    assert Peer.parse(host, port) == Peer(host, port)
+    written = f"[{host}]" if ":" in host else host
+    assert Peer.parse(written) == Peer(host, 8791)
+    assert Peer.parse(written, port) == Peer(host, port)
+
+
+@given(st.ip_addresses(v=6).map(str), ports)
+@example("fd00::5", 8791)
+@example("::", 1)
+def test_an_address_that_may_have_a_port_is_refused_with_both_readings(ip: str, port: int) -> None:
+    bare = f"{ip}:{port}"
+    with pytest.raises(PeerError, match="is ambiguous; expected") as caught:
+        Peer.parse(bare)
+    assert f"expected [{ip}]:{port}, or [{bare}] where" in str(caught.value)
+    assert Peer.parse(f"[{ip}]:{port}") == Peer(ip, port)
 
 
 @given(st.text() | st.from_regex(r"\[?[0-9a-z.:%\]\[-]*", fullmatch=True))
@@ -55,6 +67,10 @@ def test_whatever_is_a_peer_prints_as_one_word_that_is_the_same_peer(text: str) 
         ("[fd00::5]:1", "fd00::5", 1),
         ("[fd00::5]", "fd00::5", 8791),
         ("fd00::5", "fd00::5", 8791),
+        ("::1", "::1", 8791),
+        ("1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8", 8791),
+        ("fd00::5:a", "fd00::5:a", 8791),
+        ("[fd00::5:8791]", "fd00::5:8791", 8791),
         ("FD00:0::0005", "fd00::5", 8791),
         ("::", "::", 8791),
         ("Node-3.Prod.:65535", "node-3.prod", 65535),

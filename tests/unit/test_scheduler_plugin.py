@@ -99,11 +99,29 @@ async def test_a_plugin_that_was_prepared_is_sent_as_if_it_had_not_been() -> Non
 # -- prepare ---------------------------------------------------------------------------------------
 
 
-async def test_unconfigured_nothing_is_made() -> None:
+async def test_unconfigured_nothing_is_made(caplog: pytest.LogCaptureFixture) -> None:
     plugin = BootstrapPlugin()
     async with a_scheduler() as scheduler:
         await prepare(plugin, scheduler)
     assert plugin.pools == {}
+    why = "othing is started: gc-bootstrap.discovery is null and there are no pools"
+    assert plugin.not_started == (f"n{why} (is a variable unset?)",)
+    assert [r.levelname for r in caplog.records if f"N{why}" in r.message] == ["WARNING"]
+
+
+async def test_a_pool_that_names_nobody_is_not_made_and_the_others_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plugin = BootstrapPlugin(discovery="static:", pools={"gpu": {"discovery": "static:a"}})
+    async with a_scheduler() as scheduler:
+        await prepare(plugin, scheduler)
+        await plugin.start(scheduler)
+        status = await plugin.status()
+        await plugin.close()
+    assert plugin.pools.keys() == {"gpu"}
+    reason = "gc-bootstrap.discovery: 'static:' names no peer (is a variable unset?)"
+    assert status["not-started"] == [f"pool default is not started: {reason}"]
+    assert f"Pool default is not started: {reason}" in caplog.text
 
 
 async def test_arguments_win_over_the_schedulers_configuration() -> None:

@@ -65,6 +65,21 @@ def test_a_file_is_read_without_its_line_end(tmp_path: Path) -> None:
         assert found.key == Cookie(SECRET, "").key
 
 
+@pytest.mark.parametrize(
+    ("mode", "warned"), [(0o600, False), (0o440, False), (0o644, True), (0o604, True)]
+)
+def test_a_file_that_every_user_can_read_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+) -> None:
+    file = tmp_path / "cookie"
+    file.write_text("0123456789abcdef")
+    file.chmod(mode)
+    for _ in range(2):
+        assert find(str(file), {}) is not None
+    line = f"--cookie-file {file}: every user of this host can read it; expected: chmod 600 {file}"
+    assert [record.message for record in caplog.records] == [line] * warned
+
+
 def test_the_file_given_wins_over_the_variables_and_the_file_over_the_secret(
     tmp_path: Path,
 ) -> None:

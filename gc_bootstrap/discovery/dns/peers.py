@@ -112,7 +112,9 @@ def build(
     problems = list(skipped)
     for count, row in enumerate(rows, 1):
         try:
-            peer = Peer.parse(row.host, row.port)
+            # In brackets: 2001:db8::1:25 alone may have a port.
+            written = f"[{row.host}]" if ":" in row.host else row.host
+            peer = Peer.parse(written, row.port)
         except PeerError as exc:
             problems.append(f"{row.records}: {exc}")
         else:
