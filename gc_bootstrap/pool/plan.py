@@ -143,8 +143,10 @@ def _absent(
     """Split the members that discovery does not name into those due to go and those held."""
     removal = options.removal
     missing = [peer for peer in members - snapshot.peers if peer in history.absences]
-    if len(missing) > removal.panic_threshold * len(members):
-        reason = f"panic threshold: {len(missing)} of {len(members)} members are missing"
+    # Of those that are not leaving: their going has a reason of its own, and comes to an end.
+    count = len(members - snapshot.leaving)
+    if len(missing) > most_missing(removal.panic_threshold, count):
+        reason = f"panic threshold: {len(missing)} of {count} members are missing"
         return [], dict.fromkeys(missing, Hold(reason)), f"{reason}; none is dropped"
     due: list[Peer] = []
     held: dict[Peer, Hold] = {}
@@ -160,6 +162,16 @@ def _absent(
         else:
             held[peer] = Hold("absent from an answer that is not complete")
     return due, held, ""
+
+
+def most_missing(threshold: float, members: int) -> int:
+    """How many of so many members may be missing at once without a panic.
+
+    Rounded down: with a threshold of 0.5 none of one, one of two and of three, two of four. What
+    has not been a panic is none for the progress of its own drains either, since each takes one
+    from both numbers.
+    """
+    return math.floor(threshold * members + 1e-9)  # 0.29 * 100 is less than 29
 
 
 def next_end(plan: Plan, history: History, now: float) -> float:

@@ -243,7 +243,7 @@ class PoolMachine(RuleBasedStateMachine):
         """Whose drop has to be cancelled: who is named again, and who is absent with too many."""
         back = dropping & (self.last.peers - self.last.leaving)
         missing = self.absent.keys() - self.last.peers
-        if self.policy == "drain" and len(missing) > PANIC * len(members):
+        if self.policy == "drain" and len(missing) > PANIC * len(members - self.last.leaving):
             back |= dropping - self.last.peers
         return back
 
@@ -266,7 +266,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert times >= AFTER
         assert self.now >= since + GRACE
         missing = members - self.last.peers
-        assert len(missing) <= PANIC * len(members), "dropped beyond the panic threshold"
+        assert len(missing) <= PANIC * len(members - self.last.leaving), (
+            "dropped beyond the panic threshold"
+        )
 
     @invariant()
     def what_runs_is_known(self) -> None:

@@ -25,7 +25,7 @@ from gc_bootstrap.pool.history import (
     observe,
     planned,
 )
-from gc_bootstrap.pool.plan import Plan, plan
+from gc_bootstrap.pool.plan import Plan, most_missing, plan
 
 A, B, C, D = (Peer("10.0.0.1", port) for port in (1, 2, 3, 4))
 KEEP = PoolOptions()
@@ -388,6 +388,40 @@ def test_beyond_the_panic_threshold_none_goes_and_that_is_said(missing: int) -> 
         assert proposed.disconnect == ()
         assert proposed.warning.startswith(reason)
         assert described(proposed, 1e6) == dict.fromkeys(gone, reason)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "allowed"),
+    [
+        (0.0, [0, 0, 0, 0, 0]),
+        (0.5, [0, 1, 1, 2, 2]),
+        (2 / 3, [0, 1, 2, 2, 3]),
+        (1.0, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_how_many_of_one_to_five_members_may_be_missing(
+    threshold: float, allowed: list[int]
+) -> None:
+    assert [most_missing(threshold, count) for count in range(1, 6)] == allowed
+    assert (most_missing(0.29, 100), most_missing(0.3, 10)) == (29, 3)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+def test_the_last_member_is_dropped_for_its_absence_only_where_the_threshold_is_one(
+    threshold: float,
+) -> None:
+    history = History(absences={A: Absence(0.0, 99)})
+    proposed = plan(snap(), {A}, history, drain(panic=threshold), 1e6)
+    assert proposed.disconnect == ((A,) if threshold == 1.0 else ())
+    assert bool(proposed.warning) == (threshold < 1.0)
+
+
+def test_who_is_leaving_counts_neither_as_missing_nor_as_a_member() -> None:
+    # C and D are leaving: of A and B, which stay, both are missing.
+    history = History(absences=dict.fromkeys((A, B), Absence(0.0, 99)))
+    proposed = plan(snap(C, D, leaving=[C, D]), {A, B, C, D}, history, drain(panic=0.5), 1e6)
+    assert set(proposed.disconnect) == {C, D}
+    assert proposed.warning.startswith("panic threshold: 2 of 2 members are missing")
 
 
 def test_keep_does_not_panic() -> None:

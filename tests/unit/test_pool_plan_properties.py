@@ -98,6 +98,59 @@ def test_whatever_is_so_a_plan_keeps_its_promises(
     assert all(hold.describe(now) for hold in proposed.held.values())
 
 
+@st.composite
+def removals(draw: st.DrawFn) -> tuple[frozenset[Peer], Snapshot, PoolOptions]:
+    """Members of which some are missing for long and some are leaving, and a threshold."""
+    members = draw(st.frozensets(peer, min_size=1))
+    named = members & draw(peers)
+    threshold = draw(st.just(0.5) | st.floats(0, 1) | st.sampled_from([0.1, 0.29, 1 / 3, 2 / 3]))
+    policy = PoolOptions(removal=RemovalOptions("drain", 1, 0.0, threshold))
+    return members, Snapshot(named, named & draw(peers)), policy
+
+
+def absent(members: frozenset[Peer], snapshot: Snapshot) -> History:
+    return History(absences=dict.fromkeys(members - snapshot.peers, Absence(0.0, 9)))
+
+
+@given(removals())
+def test_of_the_members_that_stay_no_more_than_the_threshold_allows_are_dropped_for_absence(
+    given: tuple[frozenset[Peer], Snapshot, PoolOptions],
+) -> None:
+    members, snapshot, policy = given
+    proposed = plan(snapshot, members, absent(members, snapshot), policy, 1e6)
+    missing, staying = members - snapshot.peers, members - snapshot.leaving
+    too_many = len(missing) > policy.removal.panic_threshold * len(staying) + 1e-6
+    assert bool(proposed.warning) == too_many
+    assert set(proposed.disconnect) == snapshot.leaving | (set() if too_many else missing)
+
+
+@given(removals(), peers)
+def test_drains_that_run_are_not_called_back_because_others_of_them_have_ended(
+    given: tuple[frozenset[Peer], Snapshot, PoolOptions], ended: frozenset[Peer]
+) -> None:
+    members, snapshot, policy = given
+    first = plan(snapshot, members, absent(members, snapshot), policy, 1e6)
+    going = frozenset(first.disconnect)
+    left = members - (ended & going)
+    running = going & left
+    history = absent(left, snapshot)
+    later = plan(snapshot, left, history, policy, 1e6, running, running)
+    assert later.cancel == later.disconnect == ()
+    assert bool(later.warning) <= bool(first.warning)
+
+
+@given(removals(), peers)
+def test_a_panic_calls_back_the_drains_of_the_missing_and_of_nobody_else(
+    given: tuple[frozenset[Peer], Snapshot, PoolOptions], some: frozenset[Peer]
+) -> None:
+    members, snapshot, policy = given
+    gone = members - snapshot.peers
+    running = (gone & some) | snapshot.leaving
+    history = absent(members, snapshot)
+    proposed = plan(snapshot, members, history, policy, 1e6, running, running)
+    assert set(proposed.cancel) == (gone & some if proposed.warning else set())
+
+
 @given(snapshots(), peers, histories, options, moment)
 def test_planning_from_the_same_truth_gives_the_same_plan(
     snapshot: Snapshot, members: frozenset[Peer], history: History, policy: PoolOptions, now: float
