@@ -93,7 +93,10 @@ class Dist(Backend, ABC):
         """
 
     def progress(self, peer: Peer) -> str:
-        """How far a disconnect that runs has come, in one line for people; or nothing."""
+        """How far the disconnect of a member has come, in one line for people; or nothing.
+
+        Whoever asked for it: a member may leave by itself.
+        """
         return ""
 
     async def changed(self) -> None:

@@ -25,10 +25,13 @@ STATES = {
 }
 """What a peer can be, in the order in which it is shown, and its colour.
 
-``draining`` is a member that is being let go; ``waiting`` has not been tried yet; ``held`` is left
-alone for a reason; ``leaving`` is about to go and no member; ``alias`` is another name of a member.
+``draining`` is a member that is being let go, whoever asked for it; ``waiting`` has not been tried
+yet; ``held`` is left alone for a reason; ``leaving`` is about to go and no member; ``alias`` is
+another name of a member.
 """
 
+DRAINS = 5
+"""Of the drains that have ended, how many are shown."""
 NAMED = 3
 """Of the peers that are no members, how many ``--check`` names: what it says is one line."""
 
@@ -84,7 +87,8 @@ def _workers(pool: Pool, peer: str) -> str:
 
 def _state(pool: Pool, peer: str) -> str:
     if peer in pool["members"]:
-        return "draining" if peer in pool["disconnecting"] else "member"
+        drains = peer in pool["disconnecting"] or pool["progress"].get(peer)
+        return "draining" if drains else "member"
     if peer in pool["connecting"]:
         return "attaching"
     if peer in pool["leaving"]:
@@ -113,6 +117,22 @@ def incomplete(pool: Pool) -> str:
     age = f"incomplete for {pool['incomplete-for']:.0f} s"
     said = pool["incomplete"] in (pool["error"] or "")
     return age if said else f"{age}: {pool['incomplete']}"
+
+
+def drained(pool: Pool) -> list[tuple[str, str]]:
+    """The last drains that have ended, newest first, each in one line with its colour."""
+    found = []
+    for drain in reversed([d for d in pool["drains"] if d["state"] != "running"][-DRAINS:]):
+        lost = f"lost {drain['lost']}" if drain["lost"] else "nothing lost"
+        what = {
+            "done": f"drained in {drain['seconds']:.1f} s, {lost}",
+            "cancelled": f"the drain was cancelled after {drain['seconds']:.1f} s",
+            "gone": f"the worker ended after {drain['seconds']:.1f} s of its drain",
+        }[drain["state"]]
+        by = " and ".join(drain["asked-by"])
+        line = f"{drain['peer']}: {what} (asked by its {by}, {drain['ago']:.0f} s ago)"
+        found.append((line, "yellow" if drain["lost"] or drain["state"] == "gone" else "dim"))
+    return found
 
 
 # -- --check -------------------------------------------------------------------------------------

@@ -268,7 +268,11 @@ class Pool:
             members=tuple(sorted(members)),
             connecting=tuple(sorted(connecting)),
             disconnecting=tuple(sorted(disconnecting)),
-            progress={peer: self.dist.progress(peer) for peer in sorted(disconnecting)},
+            progress={
+                peer: text
+                for peer in sorted(members | disconnecting.keys())
+                if (text := self.dist.progress(peer)) or peer in disconnecting
+            },
             counters=dict(self._record.counters),
             held={
                 peer: hold.describe(now)

@@ -20,7 +20,7 @@ class PoolStatus:
     incomplete_for
         Seconds since the first of the answers that were not; None where the last one was.
     progress
-        How far the drops that run have come.
+        How far the drops that run have come, and the drains that others have asked for.
     counters
         How often what has happened since the pool was made.
     held

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from distributed.active_memory_manager import ActiveMemoryManagerExtension
 
 from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler._dask import Status
+from gc_bootstrap.scheduler.drained import Asker, Drained
 from gc_bootstrap.scheduler.loss import Loss, loss_of
 from gc_bootstrap.scheduler.move import ASK_AGAIN, MoveAway, is_safe
 from gc_bootstrap.scheduler.needed import BOUND_SHARE, TASKS_SHARE, Needed
@@ -66,7 +67,7 @@ class Drain:
         The worker's; it is in the scheduler's worker table.
     tag
         What its agent says of it.
-    deadline
+    deadline, asker
         Of the first caller that waits for it.
     before
         Returns what the worker goes back to if the drain is cancelled.
@@ -91,6 +92,8 @@ class Drain:
         The worker.
     task
         Its result is the :class:`Loss`. Whoever made the drain cancels it and waits for it.
+    asked_by
+        All that have asked for it.
     looks
         How often it has looked at what is left to do.
     """
@@ -101,6 +104,7 @@ class Drain:
         address: str,
         tag: Tag,
         deadline: float,
+        asker: Asker,
         *,
         before: Callable[[], Status],
         leaving: AbstractSet[WorkerState],
@@ -124,6 +128,7 @@ class Drain:
         self._leaving = leaving
         self._began = clock()
         self._deadlines = [deadline]
+        self.asked_by: dict[Asker, None] = {asker: None}
         self._needed = Needed(scheduler, self.ws, leaving, may_leave, clock)
         self._policy = MoveAway(self.ws, leaving, clock)
         self._kicked_at: float | None = None
@@ -134,6 +139,7 @@ class Drain:
         self._was_needed = False
         self.looks = 0
         self._restarted = 0
+        self._was_gone = False
         self._said = ""
         # Not in the task: of many drains that begin together, none may move data to another.
         if not self._leave_at_work():
@@ -153,9 +159,16 @@ class Drain:
         why = f"goes on working, as {self._why}; " if self._why else ""
         return f"draining: {why}{self._what_is_there()}, {max(0.0, self._left):.0f} s left"
 
-    def want(self, deadline: float) -> None:
+    @property
+    def told(self) -> Drained:
+        """All that there is to say of it now."""
+        by, seconds = tuple(self.asked_by), self._clock() - self._began
+        return Drained.of(self._tag, self.address, by, self.task, seconds, gone=self._was_gone)
+
+    def want(self, deadline: float, asker: Asker) -> None:
         """Have one more caller that waits for it: the earliest deadline counts."""
         self._deadlines.append(deadline)
+        self.asked_by[asker] = None
 
     def leave(self, deadline: float) -> bool:
         """Have one less; False where it was the last."""
@@ -248,9 +261,11 @@ class Drain:
                 waiting = [ts for ts in waiting if ts not in bound]
             if waiting:
                 elsewhere = sum(map(self._can_run_elsewhere, waiting))
-                self._log_count(elsewhere, "tasks that it has not begun go elsewhere")
-                rest = len(waiting) - elsewhere
-                self._log_count(rest, "tasks wait for another worker that can run them")
+                if elsewhere:
+                    self._log(f"{elsewhere} tasks that it has not begun go elsewhere")
+                if elsewhere < len(waiting):
+                    rest = len(waiting) - elsewhere
+                    self._log(f"{rest} tasks wait for another worker that can run them")
                 await self._reschedule(waiting)
         share = BOUND_SHARE if self._was_needed else TASKS_SHARE
         if self._spent >= share and not self._gone:
@@ -305,6 +320,7 @@ class Drain:
     async def _remove(self) -> Loss:
         """Have the scheduler forget the worker, with what it still has."""
         if self._gone:
+            self._was_gone = True
             self._log("it is gone")
             return Loss(self._restarted)
         loss = loss_of(self._scheduler, self.ws, self._leaving, self._restarted)
@@ -375,22 +391,9 @@ class Drain:
         size = format_bytes(ws.nbytes)
         return f"{len(ws.processing)} tasks, {len(ws.has_what)} results ({size}) are there"
 
-    def _log_count(self, count: int, what: str) -> None:
-        if count:
-            self._log(f"{count} {what}")
-
     def _log(self, message: str, level: int = logging.INFO) -> None:
         logger.log(level, "Worker %s of %s: %s", self.address, self._tag.peer, message)
 
 
 def _new_id() -> str:
     return f"gc_bootstrap-drain-{uuid.uuid4().hex}"
-
-
-async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks, and wait until they have ended."""
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)

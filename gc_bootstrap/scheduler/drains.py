@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -17,7 +19,8 @@ from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler._dask import Status
-from gc_bootstrap.scheduler.drain import Drain, cancel_and_wait
+from gc_bootstrap.scheduler.drain import Drain
+from gc_bootstrap.scheduler.drained import KEPT, Asker, Drained
 from gc_bootstrap.scheduler.loss import Loss
 from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.wire.names import (
@@ -70,6 +73,8 @@ class Drainer(SchedulerPlugin):
         self._asked: set[WorkerState] = set()
         self._let_go: set[WorkerState] = set()
         self._asked_until = 0.0
+        self._ended: dict[str, deque[tuple[Drained, float]]] = {}
+        self._counts: dict[str, dict[str, int]] = {}
         self._afterwards: set[asyncio.Task[None]] = set()
         self._own_manager: ActiveMemoryManagerExtension | None = None
         self._kick: asyncio.TimerHandle | None = None
@@ -94,7 +99,9 @@ class Drainer(SchedulerPlugin):
         """The deadline so many seconds from now."""
         return self._clock() + seconds
 
-    async def drain_peer(self, peer: Peer, pool: str, deadline: float) -> dict[str, Loss]:
+    async def drain_peer(
+        self, peer: Peer, pool: str, deadline: float, asker: Asker = "pool"
+    ) -> dict[str, Loss]:
         """Drain all workers of a peer, together; returns when the scheduler knows none any more.
 
         A worker that is being drained already is not drained twice; the earlier deadline counts.
@@ -104,6 +111,8 @@ class Drainer(SchedulerPlugin):
         ----------
         deadline
             When all of it has to be over, on this drainer's clock.
+        asker
+            Who asks, for people.
 
         Returns
         -------
@@ -118,7 +127,7 @@ class Drainer(SchedulerPlugin):
         lost: dict[str, Loss] = {}
         # Again, for a worker that its nanny has restarted meanwhile.
         while addresses := self._members.workers(pool, peer):
-            lost |= await self._drain(addresses, deadline)
+            lost |= await self._drain(addresses, deadline, asker)
         return lost
 
     async def drain_for_agent(
@@ -147,10 +156,10 @@ class Drainer(SchedulerPlugin):
         deadline = self.within(max(0.0, float(timeout)))
         try:
             if workers is None:
-                lost = await self.drain_peer(Peer.parse(peer), pool, deadline)
+                lost = await self.drain_peer(Peer.parse(peer), pool, deadline, "agent")
             else:
                 there = self._members.workers(pool, Peer.parse(peer))
-                lost = await self._drain([w for w in workers if w in there], deadline)
+                lost = await self._drain([w for w in workers if w in there], deadline, "agent")
         except DistError as exc:
             # Raised, it would be logged with a traceback.
             logger.info("The agent at %s is told nothing: %s", peer, exc)
@@ -175,15 +184,28 @@ class Drainer(SchedulerPlugin):
         drains = map(self._drains.get, self._members.workers(pool, peer))
         return "; ".join(drain.progress for drain in drains if drain is not None)
 
+    def drains(self, pool: str) -> list[Drained]:
+        """The drains of a pool's workers: the last ones that have ended, and those that run."""
+        now = self._clock()
+        ended = [replace(told, ago=now - at) for told, at in self._ended.get(pool, ())]
+        running = [drain.told for drain in self._drains.values()]
+        return [*ended, *(told for told in running if told.pool == pool)]
+
+    def counters(self, pool: str) -> dict[str, int]:
+        """How many drains of a pool's workers have ended, and how."""
+        return dict(self._counts.get(pool, _no_counts()))
+
     # -- drains ----------------------------------------------------------------------------------
 
-    async def _drain(self, addresses: Iterable[str], deadline: float) -> dict[str, Loss]:
+    async def _drain(
+        self, addresses: Iterable[str], deadline: float, asker: Asker
+    ) -> dict[str, Loss]:
         running = [self._drains[address] for address in addresses if address in self._drains]
         before = [drain.task for drain in running if drain.ending]
         if before:
             await asyncio.wait(before)
         tags = {address: self._members.tag(address) for address in addresses}
-        drains = [self._join(a, tag, deadline) for a, tag in tags.items() if tag is not None]
+        drains = [self._join(a, tag, deadline, asker) for a, tag in tags.items() if tag is not None]
         try:
             if drains:
                 await asyncio.wait([drain.task for drain in drains])
@@ -194,10 +216,10 @@ class Drainer(SchedulerPlugin):
             unwanted = [drain for drain in drains if not drain.leave(deadline)]
             await cancel_and_wait(drain.task for drain in unwanted if not drain.task.done())
 
-    def _join(self, address: str, tag: Tag, deadline: float) -> Drain:
+    def _join(self, address: str, tag: Tag, deadline: float, asker: Asker) -> Drain:
         drain = self._drains.get(address)
         if drain is not None and not drain.ending:
-            drain.want(deadline)
+            drain.want(deadline, asker)
         else:
             self._note_status(address)
             self._leaving.add(self._scheduler.workers[address])
@@ -206,6 +228,7 @@ class Drainer(SchedulerPlugin):
                 address,
                 tag,
                 deadline,
+                asker,
                 before=lambda: self._before.get(address, Status.running),
                 leaving=self._leaving,
                 may_leave=self._may_leave,
@@ -230,6 +253,12 @@ class Drainer(SchedulerPlugin):
         others = self._drains.get(drain.address)
         if others is None or others.ws is not drain.ws:
             self._leaving.discard(drain.ws)
+        told = drain.told
+        self._ended.setdefault(told.pool, deque(maxlen=KEPT)).append((told, self._clock()))
+        counts = self._counts.setdefault(told.pool, _no_counts())
+        counts["drains"] += 1
+        counts["drains-with-loss"] += bool(told.lost)
+        counts["drains-cancelled"] += told.state == "cancelled"
 
     def _may_leave(self, ws: WorkerState) -> bool:
         """Whether all plugins would let a worker go; as old as the time between two looks.
@@ -292,3 +321,16 @@ class Drainer(SchedulerPlugin):
             self._kick.cancel()
         await cancel_and_wait([drain.task for drain in self._drains.values()])
         await cancel_and_wait(self._afterwards)
+
+
+def _no_counts() -> dict[str, int]:
+    return dict.fromkeys(("drains", "drains-with-loss", "drains-cancelled"), 0)
+
+
+async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait until they have ended."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

@@ -13,6 +13,7 @@ from gc_bootstrap.config import DEFAULT_POOL, NAMESPACE, PoolOptions
 from gc_bootstrap.errors import ConfigError, UnconfiguredError, one_line
 from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.scheduler import _dask
+from gc_bootstrap.scheduler.drains import Drainer
 from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.wire.names import STATUS_HANDLER
 
@@ -183,13 +184,15 @@ class BootstrapPlugin(SchedulerPlugin):
     async def status(self) -> dict[str, Any]:
         """What ``dask pool status`` shows, of types that msgpack knows."""
         assert self._scheduler is not None, "start() comes first"
-        members = Members.of(self._scheduler)
+        members, drainer = Members.of(self._scheduler), Drainer.of(self._scheduler)
         pools = []
         for name, pool in self.pools.items():
             status = (await pool.status()).to_json()
             workers = {str(peer): found for peer, found in members.by_peer(name).items()}
             promised = {str(peer): n for peer, n in members.promised(name).items()}
-            pools.append({**status, "workers": workers, "nworkers": promised})
+            status["counters"] |= drainer.counters(name)
+            drains = [told.to_json() for told in drainer.drains(name)]
+            pools.append({**status, "workers": workers, "nworkers": promised, "drains": drains})
         return {
             "scheduler": {"address": self._scheduler.address, "id": self._scheduler.id},
             "pools": pools,

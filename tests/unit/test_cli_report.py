@@ -9,9 +9,19 @@ import pytest
 from rich.console import Console
 
 from gc_bootstrap.cli.common import table
-from gc_bootstrap.cli.report import CHECKS, STATES, Row, incomplete, rows, summary, troubles
+from gc_bootstrap.cli.report import (
+    CHECKS,
+    STATES,
+    Row,
+    drained,
+    incomplete,
+    rows,
+    summary,
+    troubles,
+)
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.pool.status import PoolStatus
+from gc_bootstrap.scheduler.drained import Drained
 
 A, B, C, D, E, F, G = (Peer("10.0.0.5", port) for port in range(1, 8))
 
@@ -19,6 +29,7 @@ A, B, C, D, E, F, G = (Peer("10.0.0.5", port) for port in range(1, 8))
 def pool(
     workers: dict[Peer, list[str]] | None = None,
     nworkers: dict[Peer, int] | None = None,
+    drains: tuple[Drained, ...] = (),
     **fields: Any,
 ) -> dict[str, Any]:
     """One pool's part of the answer of a scheduler."""
@@ -33,6 +44,7 @@ def pool(
         **status,
         "workers": {str(p): found for p, found in (workers or {}).items()},
         "nworkers": {str(p): count for p, count in (nworkers or {}).items()},
+        "drains": [drain.to_json() for drain in drains],
     }
 
 
@@ -79,6 +91,29 @@ def test_a_member_without_some_of_its_workers_says_so() -> None:
         "1 of 2 workers: tcp://a:1",
         "tcp://b:1, tcp://b:2",
     ]
+
+
+def test_a_member_drains_whoever_asked_for_it() -> None:
+    found = rows(pool(peers=(A,), members=(A,), progress={A: "2 tasks run"}))
+    assert found == [Row("10.0.0.5:1", "draining", reason="2 tasks run")]
+
+
+def test_the_last_drains_are_told_newest_first_with_what_they_cost() -> None:
+    ended = [Drained(A, "p", "tcp://a:1", ("agent",), "done", 5.3, 60.0) for _ in range(9)]
+    ended += [
+        Drained(B, "p", "tcp://b:1", ("agent", "pool"), "done", 9.0, 30.0, "2 results"),
+        Drained(C, "p", "tcp://c:1", ("pool",), "cancelled", 1.0, 20.0),
+        Drained(D, "p", "tcp://d:1", ("pool",), "gone", 2.0, 10.0),
+        Drained(E, "p", "tcp://e:1", ("pool",), "running", 2.0),
+    ]
+    assert drained(pool(drains=tuple(ended))) == [
+        ("10.0.0.5:4: the worker ended after 2.0 s of its drain (asked by its pool, 10 s ago)",
+         "yellow"),
+        ("10.0.0.5:3: the drain was cancelled after 1.0 s (asked by its pool, 20 s ago)", "dim"),
+        ("10.0.0.5:2: drained in 9.0 s, lost 2 results (asked by its agent and pool, 30 s ago)",
+         "yellow"),
+        *[("10.0.0.5:1: drained in 5.3 s, nothing lost (asked by its agent, 60 s ago)", "dim")] * 2,
+    ]  # fmt: skip
 
 
 def test_the_summary_counts_by_state() -> None:
