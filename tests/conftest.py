@@ -35,7 +35,10 @@ settings.load_profile("gc_bootstrap")
 
 # One per process, made on first use and kept until its end; none of them is this project's.
 _LASTING_THREADS = ("Dask-Offload", "watch message queue", "Profile", "asyncio_")
-_LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+_LASTING_PROCESSES = (
+    *("multiprocessing.resource_tracker", "multiprocessing.forkserver"),
+    "kube-apiserver",  # killed and started by a test, ended with the others by tests/e2e
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,6 +31,7 @@ IMPORTED = (
     "gc_bootstrap.cli.agent",
     "gc_bootstrap.cli.peers",
     "gc_bootstrap.cli.status",
+    "gc_bootstrap.discovery.kubernetes",
     "gc_bootstrap.preload",
     "gc_bootstrap.scheduler.dask",
 )

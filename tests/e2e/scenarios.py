@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -170,33 +171,31 @@ async def tells_leaving_from_absent(cluster: Cluster) -> None:
     assert [peer["address"] for peer in answer["peers"]] == ["[fd00::5]:8791"]
 
 
-async def needs_the_documented_role_and_no_more(cluster: Cluster, folder: Path) -> None:
-    """A service account: refused, told which rule is missing, and content with that rule."""
+def documented(cluster: Cluster) -> dict[str, Any]:
+    """The objects of the README, by kind."""
     (block,) = [
         text
         for text in re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
         if "kind: Role\n" in text
     ]
     objects = {obj["kind"]: obj for obj in yaml.safe_load_all(block)}
+    objects["RoleBinding"]["subjects"][0]["namespace"] = cluster.namespace
+    return objects
+
+
+async def needs_the_documented_role_and_no_more(cluster: Cluster, folder: Path) -> None:
+    """A service account: refused, told which rule is missing, and content with that rule."""
+    objects = documented(cluster)
     await cluster.create("services", objects["Service"])
     await cluster.create("serviceaccounts", objects["ServiceAccount"])
     name = objects["ServiceAccount"]["metadata"]["name"]
-    request = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {"expirationSeconds": 3600},
-    }
-    path = cluster.path("serviceaccounts", name, "token")
-    token = (await cluster.admin.call("POST", path, request))["status"]["token"]
-    config = cluster.config_of(folder, token)
+    config = cluster.config_of(folder, {"token": await cluster.token_of(name)})
     error = await error_of(spec(cluster, config=config))
     assert f"list endpointslices in namespace {cluster.namespace}: 403 Forbidden" in error
     assert f"system:serviceaccount:{cluster.namespace}:{name}" in error
     assert 'apiGroups: ["discovery.k8s.io"], resources: [endpointslices]' in error
     await cluster.create("roles", objects["Role"])
-    binding = objects["RoleBinding"]
-    binding["subjects"][0]["namespace"] = cluster.namespace
-    await cluster.create("rolebindings", binding)
+    await cluster.create("rolebindings", objects["RoleBinding"])
 
     async def allowed() -> bool:
         code, _, _ = await run_cli("pool", "peers", spec(cluster, config=config))
@@ -210,7 +209,7 @@ async def needs_the_documented_role_and_no_more(cluster: Cluster, folder: Path) 
 
 async def refuses_a_wrong_token(cluster: Cluster, folder: Path) -> None:
     """401, with the credentials that were refused."""
-    config = cluster.config_of(folder, "nonsense")
+    config = cluster.config_of(folder, {"token": "nonsense"})
     error = await error_of(spec(cluster, config=config))
     assert f"list endpointslices in namespace {cluster.namespace}: 401 Unauthorized" in error
     assert str(config) in error
@@ -226,7 +225,7 @@ async def survives_an_outage(cluster: Cluster, processes: Processes) -> None:
     environ = {f"DASK_GC_BOOTSTRAP__REMOVAL__{key}": value for key, value in drops.items()}
     scheduler = await scheduler_of(cluster, processes, "endpointslices", **environ)
     await scheduler.formed([first])
-    await cluster.control_plane.kill()
+    await asyncio.to_thread(cluster.control_plane.kill)
     log = scheduler.group.tail
     await until(lambda: "serves, as incomplete" in log(500), "the outage is said")
     enough = (await scheduler.status())["refreshes"] + 3
@@ -236,7 +235,7 @@ async def survives_an_outage(cluster: Cluster, processes: Processes) -> None:
 
     await until(looked, "the pool has looked three times more")
     await scheduler.formed([first])
-    await cluster.control_plane.start()
+    await asyncio.to_thread(cluster.control_plane.start)
     await service.ready(second)
     await scheduler.formed([first, second])
 

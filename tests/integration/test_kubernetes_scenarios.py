@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,9 +14,9 @@ import kmock
 import pytest
 from aiohttp import web
 
-from tests.e2e import cluster as real
 from tests.e2e import scenarios
 from tests.e2e.cluster import Admin, Cluster
+from tests.e2e.control_plane import network
 from tests.integration.harness import Processes
 from tests.kube import NAMESPACE, KubeApi, Object, fixture, kubeconfig, serving, status
 
@@ -122,10 +123,13 @@ async def test_a_wrong_token(cluster: Cluster, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("ip") is None, reason="no ip(8) here")
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving an interface an address needs root")
-def test_an_address_for_agents_is_made_and_taken_away() -> None:
-    def addresses() -> str:
-        return subprocess.run(["ip", "addr"], capture_output=True, text=True, check=True).stdout
+def test_addresses_for_agents_are_made_and_taken_away() -> None:
+    def routes() -> str:
+        command = ["ip", "route", "show", "table", "local"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    with real.address() as host:
-        assert f" {host}/32 " in addresses()
-    assert real.ADDRESS not in addresses()
+    with network() as prefix:
+        assert f"local {prefix}.0/24 dev lo" in routes()
+        with socket.create_server((f"{prefix}.77", 0)) as server:
+            assert server.getsockname()[0] == f"{prefix}.77"
+    assert prefix not in routes()

@@ -26,3 +26,12 @@ def test_what_is_required_and_not_there_fails(
     monkeypatch.setenv(VARIABLE, required)
     with pytest.raises(pytest.fail.Exception, match="knot is required"):
         require("knot", found=None)
+
+
+def test_all_is_what_any_machine_can_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "all")
+    with pytest.raises(pytest.skip.Exception, match="needs e2e"):
+        require("e2e", found=None, by_all=False)
+    monkeypatch.setenv(VARIABLE, "all,e2e")
+    with pytest.raises(pytest.fail.Exception, match="e2e is required"):
+        require("e2e", found=None, by_all=False)
