@@ -145,8 +145,15 @@ class BootstrapPlugin(SchedulerPlugin):
         self._scheduler = scheduler
         before = _dask.plugin(scheduler, self.name)
         if isinstance(before, BootstrapPlugin) and before is not self:
-            # Dask replaces a plugin of the same name without a word to it.
+            # Dask replaces a plugin of the same name without a word to it, and with one to others.
+            logger.warning(
+                "A plugin named %s is registered already: this one takes its place, and its pools"
+                " are closed",
+                self.name,
+            )
             await before.close()
+            if _dask.plugin(scheduler, self.name) is before:
+                scheduler.remove_plugin(name=self.name)
         _dask.add_rpc(scheduler, STATUS_HANDLER, self.status)
         problems: list[str] = []
         for name, pool in self.pools.items():

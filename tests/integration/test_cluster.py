@@ -346,6 +346,8 @@ async def test_a_pool_can_be_registered_by_a_client_and_unregistered(processes: 
             plugin = BootstrapPlugin(f"static:{peer}", refresh_interval=interval)
             await client.register_plugin(plugin)
             await scheduler.formed(agents)
+        assert group.tail(500).count("A plugin named gc_bootstrap is registered already") == 1
+        assert "UserWarning" not in group.tail(500)
         assert (await scheduler.status())["refresh-interval"] == 2.0
         assert "Traceback" not in group.tail(500)
         with pytest.raises(Exception, match="is not a known discovery"):
