@@ -8,7 +8,7 @@ function to :data:`CHECKS`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,9 @@ another name of a member.
 DRAINS = 5
 """Of the drains that have ended, how many are shown."""
 NAMED = 3
-"""Of the peers that are no members, how many ``--check`` names: what it says is one line."""
+"""Of the peers that something is wrong with, how many ``--check`` names: it is one line."""
+RECENT = 600.0
+"""Seconds for which ``--check`` minds what a drain has lost: who asks each 5 min sees it twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,7 @@ def _missing(pool: Pool) -> Iterator[str]:
     missing = [row for row in rows(pool) if row.state in ("attaching", "waiting", "held")]
     if missing:
         named = [f"{r.peer} ({r.state}{': ' if r.reason else ''}{r.reason})" for r in missing]
-        more = [f"{len(missing) - NAMED} more"] if len(missing) > NAMED else []
-        names = ", ".join(named[:NAMED] + more)
-        yield f"{len(missing)} of {len(pool['peers'])} peers are no members: {names}"
+        yield f"{len(missing)} of {len(pool['peers'])} peers are no members: {_some(named)}"
 
 
 def _fewer(pool: Pool) -> Iterator[str]:
@@ -169,8 +169,20 @@ def _fewer(pool: Pool) -> Iterator[str]:
     fewer = [peer for peer in there if there[peer] < promised.get(peer, 0)]
     if fewer:
         named = [f"{peer} ({there[peer]} of {promised[peer]})" for peer in fewer]
-        more = [f"{len(fewer) - NAMED} more"] if len(fewer) > NAMED else []
-        yield f"members without some of their workers: {', '.join(named[:NAMED] + more)}"
+        yield f"members without some of their workers: {_some(named)}"
+
+
+def _lost(pool: Pool) -> Iterator[str]:
+    ended = [d for d in pool["drains"] if d["state"] != "running" and d["ago"] < RECENT]
+    lost = [f"{d['peer']} (lost {d['lost']})" for d in ended if d["lost"]]
+    lost += [f"{d['peer']} (its worker ended meanwhile)" for d in ended if d["state"] == "gone"]
+    if lost:
+        yield f"drains of the last {RECENT / 60:g} min with a loss: {_some(lost)}"
+
+
+def _some(named: Sequence[str]) -> str:
+    more = [f"{len(named) - NAMED} more"] if len(named) > NAMED else []
+    return ", ".join([*named[:NAMED], *more])
 
 
 CHECKS: tuple[Callable[[Pool], Iterator[str]], ...] = (
@@ -179,6 +191,7 @@ CHECKS: tuple[Callable[[Pool], Iterator[str]], ...] = (
     _incomplete,
     _missing,
     _fewer,
+    _lost,
 )
 """What can be wrong with a pool; each yields nothing where all is well."""
 

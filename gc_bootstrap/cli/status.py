@@ -18,7 +18,7 @@ from gc_bootstrap.cli.ask import ask
 from gc_bootstrap.cli.common import console, errors_as_lines, table
 from gc_bootstrap.cli.params import Duration
 from gc_bootstrap.cli.report import STATES, drained, incomplete, rows, summary, troubles
-from gc_bootstrap.errors import ConfigError, os_reason
+from gc_bootstrap.errors import ConfigError, GcBootstrapError, one_line, os_reason
 
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
 
@@ -42,8 +42,9 @@ _pem = click.Path(exists=True, resolve_path=True)
 @click.option(
     "--check",
     is_flag=True,
-    help="Print one line, and exit with 1 unless all is well: every pool runs, has looked and got"
-    " a complete answer, has no error or warning, and every peer that is not leaving is a member.",
+    help="Print one line, and exit with 1 unless all is well: every pool is started and not paused,"
+    " has a complete answer and no error or warning; every peer that is not leaving is a member"
+    " with all of its workers; and no drain of the last 10 minutes has lost anything.",
 )
 def command(
     scheduler: str | None,
@@ -63,15 +64,24 @@ def command(
     given = {"tls_ca_file": tls_ca_file, "tls_client_cert": tls_cert, "tls_client_key": tls_key}
     with errors_as_lines():
         address = _address(scheduler, scheduler_file)
-        security = Security(**{key: value for key, value in given.items() if value is not None})
+        try:
+            security = Security(**{key: value for key, value in given.items() if value is not None})
+        except (TypeError, ValueError) as exc:
+            raise ConfigError(f"TLS: {one_line(exc)}") from exc
         status = asyncio.run(ask(address, security, timeout))
-    if as_json:
-        click.echo(json.dumps(status))
-    elif not check:
-        _print(status)
-    if check:
-        well, line = _check(status)
-        click.echo(line, err=as_json)
+        if as_json:
+            click.echo(json.dumps(status))
+        try:
+            well, line = _check(status) if check else (True, "")
+            if not (check or as_json):
+                _print(status)
+        except (KeyError, TypeError) as exc:
+            raise GcBootstrapError(
+                f"the scheduler at {address} runs another version of gc_bootstrap, whose answer"
+                f" this one does not understand: {one_line(exc)}"
+            ) from exc
+        if check:
+            click.echo(line, err=as_json)
         sys.exit(0 if well else 1)
 
 

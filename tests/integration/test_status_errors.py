@@ -11,6 +11,7 @@ import pytest
 from distributed import Worker
 
 from gc_bootstrap.cli.ask import HTTP, NEEDS_TLS
+from gc_bootstrap.wire.names import STATUS_HANDLER
 from tests.integration.harness import agent_here, free_port, run_cli, scheduler_here
 from tests.integration.test_tls import Certificates
 
@@ -112,6 +113,17 @@ async def test_a_worker_is_no_scheduler() -> None:
     ):
         line = await complaint(worker.address)
         assert line == f"the scheduler at {worker.address} has no pools; its log says why"
+
+
+async def test_a_scheduler_with_another_version_of_this() -> None:
+    async def status() -> dict[str, object]:
+        pool = {"name": "default", "members": []}
+        return {"scheduler": {"address": "x", "id": "y"}, "not-started": [], "pools": [pool]}
+
+    async with scheduler_here() as scheduler:
+        scheduler.handlers[STATUS_HANDLER] = status
+        line = await complaint(scheduler.address, "--check")
+        assert line.startswith(f"the scheduler at {scheduler.address} runs another version of gc_")
 
 
 async def test_who_says_nothing_is_waited_for_as_long_as_was_said(silent: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -170,10 +171,28 @@ def test_what_is_not_well_is_said(fields: dict[str, Any], trouble: str) -> None:
     assert line.startswith(f"pool default: {trouble}")
 
 
+LOSS = Drained(A, "p", "tcp://a:1", ("agent",), "done", 5.3, 30.0, "2 results")
+
+
+def test_what_a_drain_has_lost_is_not_well_for_a_while() -> None:
+    gone = replace(LOSS, peer=B, state="gone", lost="")
+    (line,) = told(drains=(LOSS, gone))
+    assert line == (
+        "pool default: drains of the last 10 min with a loss: 10.0.0.5:1 (lost 2 results),"
+        " 10.0.0.5:2 (its worker ended meanwhile)"
+    )
+    well = [
+        replace(LOSS, ago=601.0),
+        replace(LOSS, lost=""),
+        replace(LOSS, state="cancelled", lost=""),
+    ]
+    assert told(drains=tuple(well)) == []
+
+
 def test_each_check_can_fail() -> None:
     found = pool(
         {B: ["tcp://b:1"]}, {B: 2}, paused=True, error="e", incomplete="i", incomplete_for=1.0,
-        peers=(A,), members=(B,),
+        peers=(A,), members=(B,), drains=(LOSS,),
     )  # fmt: skip
     assert all(list(check(found)) for check in CHECKS)
 
