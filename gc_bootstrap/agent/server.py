@@ -7,6 +7,7 @@ nothing that a slow or a hostile client could keep open.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import ssl
 import time
@@ -76,7 +77,8 @@ class ControlServer:
         self._agent = agent
         self._refusals = agent.refusals
         self._sock = sock
-        self._verifier = Verifier(trusted) if trusted is not None else None
+        nonce = secrets.token_urlsafe(16)
+        self._verifier = Verifier(trusted, nonce) if trusted is not None else None
         self._tls = tls
         self._clock = clock
         self._metrics = metrics.AgentMetrics(agent)
@@ -136,6 +138,9 @@ class ControlServer:
             response = await self._route(request)
         except WireError as exc:
             response = say_error(exc.status, str(exc))
+        if self._verifier is not None:
+            # On each: who asks next need not ask for it.
+            response.headers[names.NONCE] = self._verifier.nonce
         response.force_close()
         return response
 

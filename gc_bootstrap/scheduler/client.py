@@ -23,14 +23,17 @@ DIAL_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 10.0
 """Seconds for the first byte of an answer. An agent that works on a request says so every second;
 one that hangs is not waited for as long as one whose workers start."""
+LONGEST_NONCE = 128
+"""Most characters of a nonce that are remembered; real ones have 22."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An agent's answer: the status and the body, not yet looked into."""
+    """An agent's answer: the status and the body, not yet looked into, and its nonce."""
 
     status: int
     body: bytes
+    nonce: str | None = None
 
     @property
     def error(self) -> str:
@@ -107,7 +110,9 @@ class AgentClient:
                     total=timeout, connect=DIAL_TIMEOUT, sock_read=ANSWER_TIMEOUT
                 ),
             ) as response:
-                return Answer(response.status, await _read(response))
+                nonce = response.headers.get(names.NONCE, "")
+                good = 0 < len(nonce) <= LONGEST_NONCE and nonce.isascii()
+                return Answer(response.status, await _read(response), nonce if good else None)
         except aiohttp.ConnectionTimeoutError:
             raise DistError(f"is not reachable: no connection within {DIAL_TIMEOUT:g} s") from None
         except TimeoutError as exc:

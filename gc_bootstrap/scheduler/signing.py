@@ -7,6 +7,7 @@ import ipaddress
 import math
 import ssl
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from gc_bootstrap.config import PoolOptions
@@ -23,6 +24,8 @@ OWN_COOKIES_FOR = 2.0
 """Seconds for which the cookies of this user's agents are not read again, unless one is refused."""
 FRESH = 0.1
 """Seconds after which a refused cookie may be one that has been replaced since it was read."""
+MOST_NONCES = 16384
+"""Peers whose nonce is remembered; asking one more costs the oldest a second request next time."""
 
 
 class SignedClient:
@@ -51,6 +54,7 @@ class SignedClient:
         self.signer = signer
         self._client = AgentClient(tls, concurrency)
         self._own_cookies = _OwnCookies()
+        self._nonces: OrderedDict[Peer, str] = OrderedDict()
         self._clock = clock
 
     def start(self) -> None:
@@ -62,7 +66,10 @@ class SignedClient:
         await self._client.close()
 
     async def ask(self, peer: Peer, path: str, message: Message, deadline: float) -> Answer:
-        """Post one message, and return the agent's answer whatever it is, but for a refused cookie.
+        """Post one message, and return the agent's answer whatever it is, but for a refused token.
+
+        At most three requests: one that carries no nonce of this agent's, or an old one, is
+        repeated once, and so is one that was signed with a cookie which may be out of date.
 
         Parameters
         ----------
@@ -75,17 +82,39 @@ class SignedClient:
             There is no answer, or the agent does not trust this scheduler's key or cookie.
         """
         body = message.encode()
+        knows_nonce = knows_cookie = False
         while True:
             signer, read_at = await self._signer_for(peer)
-            header = signer and tokens.sign(signer, "POST", path, body, self._clock())
-            answer = await self._client.post(peer, path, body, header or None, deadline)
+            nonce = self._nonces.get(peer)
+            header = signer and tokens.sign(signer, "POST", path, body, self._clock(), nonce)
+            answer = await self._post(peer, path, body, header or None, deadline)
             if answer.status not in (401, 403):
                 return answer
-            if not self._own_cookies.forget(read_at):
+            if signer and not knows_nonce and answer.nonce not in (None, nonce):
+                knows_nonce = True
+            elif not knows_cookie and self._own_cookies.forget(read_at):
+                # An agent that was started a moment ago has made one that has not been read yet.
+                knows_cookie = True
+            else:
                 break
-            # An agent that was started a moment ago has made a cookie that has not been read yet.
         with_what = f"signed with {signer!r}" if signer else "not signed: no cookie is known"
         raise DistError(f"refuses this scheduler: {answer.error} (the request was {with_what})")
+
+    async def _post(
+        self, peer: Peer, path: str, body: bytes, header: str | None, deadline: float
+    ) -> Answer:
+        """Post, and remember the peer's nonce for as long as it answers."""
+        try:
+            answer = await self._client.post(peer, path, body, header, deadline)
+        except DistError:
+            self._nonces.pop(peer, None)
+            raise
+        if answer.nonce is not None:
+            self._nonces[peer] = answer.nonce
+            self._nonces.move_to_end(peer)
+            if len(self._nonces) > MOST_NONCES:
+                self._nonces.popitem(last=False)
+        return answer
 
     async def _signer_for(self, peer: Peer) -> tuple[Signer | None, float]:
         """What to sign with, and when it was read if it may be out of date, else infinity.

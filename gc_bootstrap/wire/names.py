@@ -8,6 +8,8 @@ STATUS = "/v1/status"
 
 PROCESSING = "processing"
 """What a request's header ``Prefer`` (RFC 7240) says to be told that it is being worked on."""
+NONCE = "GC-Bootstrap-Nonce"
+"""Header of an agent's answers: what the tokens of requests to it have to carry."""
 
 DRAIN_HANDLER = "gc_bootstrap_drain"
 """Name of the scheduler's RPC by which an agent has its workers drained."""

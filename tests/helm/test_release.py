@@ -79,8 +79,10 @@ async def test_install_needs_nothing_but_an_image_and_uninstall_leaves_nothing()
         release = await helm("install", CHART, "dask", values)
         assert release["status"] == "deployed"
         private, public = _keys(api)
-        header = sign(PrivateKey(private, "the Secret"), "POST", "/v1/attach", b"{}", 1e9)
-        verifier = Verifier(PublicKeys(public, "the Secret"))
+        header = sign(
+            PrivateKey(private, "the Secret"), "POST", "/v1/attach", b"{}", 1e9, "a nonce"
+        )
+        verifier = Verifier(PublicKeys(public, "the Secret"), "a nonce")
         verifier.check(header, "POST", "/v1/attach", b"{}", 1e9)  # a pair, or it would raise
         deployments = {name for _, plural, name in api.objects if plural == "deployments"}
         assert deployments == {"dask-gc-bootstrap-scheduler", "dask-gc-bootstrap-default"}

@@ -28,7 +28,7 @@ from gc_bootstrap.peer import Peer
 from gc_bootstrap.wire import tokens
 from gc_bootstrap.wire.cookie import Cookie
 from gc_bootstrap.wire.keys import Signer, Trusted
-from gc_bootstrap.wire.names import STATUS_HANDLER
+from gc_bootstrap.wire.names import NONCE, STATUS_HANDLER
 from tests.zygote import is_plain, zygote
 
 DEADLINE = 45.0
@@ -118,6 +118,16 @@ async def scheduler_here(**keywords: Any) -> AsyncIterator[Scheduler]:
         yield scheduler
 
 
+async def nonce_of(peer: Peer | str, tls: Any = None) -> str | None:
+    """What tokens for an agent have to carry: it is in each of its answers."""
+    scheme = "http" if tls is None else "https"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{scheme}://{peer}/healthz", ssl=tls or True) as response,
+    ):
+        return response.headers.get(NONCE)
+
+
 async def request(
     peer: Peer | str,
     method: str,
@@ -132,7 +142,8 @@ async def request(
     sent = {"Content-Type": "application/json"} if method == "POST" else {}
     sent |= dict(headers or {})
     if cookie is not None:
-        sent["Authorization"] = tokens.sign(cookie, method, path, body, time.time())
+        nonce = await nonce_of(peer, tls)
+        sent["Authorization"] = tokens.sign(cookie, method, path, body, time.time(), nonce)
     scheme = "http" if tls is None else "https"
     async with (
         aiohttp.ClientSession() as session,

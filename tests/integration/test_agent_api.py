@@ -16,7 +16,7 @@ from gc_bootstrap.errors import ConfigError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.wire import messages, tokens, versions
 from gc_bootstrap.wire.cookie import Cookie
-from tests.integration.harness import COOKIE, agent_here, request, scheduler_here
+from tests.integration.harness import COOKIE, agent_here, nonce_of, request, scheduler_here
 
 ATTACH = messages.to_json({"scheduler": "tcp://127.0.0.1:1", "scheduler_id": "me", "peer": "x:1"})
 POST = b"POST /v1/attach HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -92,8 +92,9 @@ async def test_v1_needs_the_cookie(agent: AgentServer, path: str) -> None:
 
 
 async def test_a_token_serves_once_and_for_its_own_request_only(agent: AgentServer) -> None:
+    nonce = await nonce_of(agent.peer)
     header = tokens.sign(
-        COOKIE, "POST", "/v1/detach", b'{"scheduler_id":"a","peer":"p"}', time.time()
+        COOKIE, "POST", "/v1/detach", b'{"scheduler_id":"a","peer":"p"}', time.time(), nonce
     )
 
     async def ask(method: str, path: str, body: bytes) -> tuple[int, str]:
@@ -118,7 +119,7 @@ async def test_a_token_serves_once_and_for_its_own_request_only(agent: AgentServ
 
 async def test_an_expired_token_is_refused(agent: AgentServer) -> None:
     body = b'{"scheduler_id":"a","peer":"p"}'
-    header = tokens.sign(COOKIE, "POST", "/v1/detach", body, time.time() - 90)
+    header = tokens.sign(COOKIE, "POST", "/v1/detach", body, time.time() - 90, None)
     status, answer = await request(
         agent.peer, "POST", "/v1/detach", body, headers={"Authorization": header}
     )

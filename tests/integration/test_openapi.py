@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.wire import tokens
-from tests.integration.harness import COOKIE, agent_here
+from tests.integration.harness import COOKIE, agent_here, nonce_of
 
 SCHEMA = yaml.safe_load(files("gc_bootstrap.agent").joinpath("openapi.yaml").read_text())
 # Every request is signed here, so what the description says of unsigned ones is left out;
@@ -54,13 +54,13 @@ def served() -> Iterator[Peer]:
 class Signed:
     """Signs what schemathesis has made; without it nothing would get past the 401."""
 
-    def __init__(self, method: str, path: str) -> None:
-        self.method, self.path = method, path
+    def __init__(self, method: str, path: str, nonce: str | None) -> None:
+        self.method, self.path, self.nonce = method, path, nonce
 
     def __call__(self, request: object) -> object:
         body = getattr(request, "body", None) or b""
         body = body if isinstance(body, bytes) else str(body).encode()
-        header = tokens.sign(COOKIE, self.method, self.path, body, time.time())
+        header = tokens.sign(COOKIE, self.method, self.path, body, time.time(), self.nonce)
         request.headers["Authorization"] = header  # type: ignore[attr-defined]
         return request
 
@@ -70,7 +70,8 @@ class Signed:
 def test_every_answer_is_one_that_the_description_allows(
     case: schemathesis.Case[Any], served: Peer
 ) -> None:
-    auth = Signed(case.method, case.path) if case.path.startswith("/v1/") else None
+    nonce = asyncio.run(nonce_of(served))
+    auth = Signed(case.method, case.path, nonce) if case.path.startswith("/v1/") else None
     response = case.call(base_url=f"http://{served}", auth=auth, timeout=30)
     # 502 is what the description promises where the scheduler cannot be reached.
     assert response.status_code < 500 or response.status_code in (502, 503)

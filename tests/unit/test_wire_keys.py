@@ -31,7 +31,7 @@ from gc_bootstrap.wire.keys import (
 from gc_bootstrap.wire.messages import WireError
 from gc_bootstrap.wire.names import ATTACH
 from gc_bootstrap.wire.tokens import Verifier, sign
-from tests.unit.test_wire_tokens import BODY, NOW, claims
+from tests.unit.test_wire_tokens import BODY, NONCE, NOW, claims
 
 PRIVATE, PUBLIC = (half.decode() for half in generate())
 KEY = PrivateKey(PRIVATE, "a test")
@@ -63,31 +63,38 @@ def certificate(key: ed25519.Ed25519PrivateKey) -> str:
 
 
 def test_what_the_private_half_signs_the_public_half_accepts_once() -> None:
-    verifier = Verifier(PublicKeys(PUBLIC, "a test"))
-    header = sign(KEY, "POST", ATTACH, BODY, NOW)
+    verifier = Verifier(PublicKeys(PUBLIC, "a test"), NONCE)
+    header = sign(KEY, "POST", ATTACH, BODY, NOW, NONCE)
     accepts(verifier, header)
     assert refusal(verifier, header) == "the token has been used before"
 
 
 def test_any_key_of_a_file_is_good_so_that_they_can_be_replaced_one_by_one() -> None:
     others = "".join(generate()[1].decode() for _ in range(MOST - 1))
-    accepts(Verifier(PublicKeys(others + PUBLIC, "")), sign(KEY, "POST", ATTACH, BODY, NOW))
-    reason = refusal(Verifier(PublicKeys(others, "")), sign(KEY, "POST", ATTACH, BODY, NOW))
+    accepts(
+        Verifier(PublicKeys(others + PUBLIC, ""), NONCE),
+        sign(KEY, "POST", ATTACH, BODY, NOW, NONCE),
+    )
+    reason = refusal(
+        Verifier(PublicKeys(others, ""), NONCE), sign(KEY, "POST", ATTACH, BODY, NOW, NONCE)
+    )
     assert reason == "the token was signed with another key"
 
 
 def test_a_certificate_serves_as_the_key_in_it_whatever_its_dates() -> None:
     text = "a line of text\n" + certificate(KEY.key) + "\n"
-    accepts(Verifier(PublicKeys(text, "")), sign(KEY, "POST", ATTACH, BODY, NOW))
+    accepts(Verifier(PublicKeys(text, ""), NONCE), sign(KEY, "POST", ATTACH, BODY, NOW, NONCE))
 
 
 def test_the_public_half_never_serves_as_a_secret() -> None:
     """Algorithm confusion: an HMAC with what everybody may know as its key."""
     public = KEY.key.public_key()
     raw = public.public_bytes_raw()
-    verifier = Verifier(PublicKeys(PUBLIC, "a test"))
+    verifier = Verifier(PublicKeys(PUBLIC, "a test"), NONCE)
     hmac = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
-    header, _, rest = sign(Cookie("x" * 32, ""), "POST", ATTACH, BODY, NOW)[7:].partition(".")
+    header, _, rest = sign(Cookie("x" * 32, ""), "POST", ATTACH, BODY, NOW, NONCE)[7:].partition(
+        "."
+    )
     signed = f"{header}.{rest.rpartition('.')[0]}"
     for secret in (PUBLIC.encode(), PUBLIC.strip().encode(), raw, raw.hex().encode()):
         mac = jwt.utils.base64url_encode(hmac.sign(signed.encode(), secret)).decode()
@@ -108,17 +115,17 @@ def test_a_token_says_nothing_about_how_it_is_checked(algorithm: str) -> None:
     }
     key = keys.get(algorithm, b"x" * 64)
     token = jwt.encode(claims(), key, algorithm=algorithm)  # type: ignore[arg-type]
-    refusal(Verifier(PublicKeys(PUBLIC, "")), f"Bearer {token}")
+    refusal(Verifier(PublicKeys(PUBLIC, ""), NONCE), f"Bearer {token}")
 
 
 def test_a_key_and_a_cookie_are_told_apart() -> None:
     cookie = Cookie("correct horse battery staple", "a test")
-    assert refusal(Verifier(cookie), sign(KEY, "POST", ATTACH, BODY, NOW)) == (
+    assert refusal(Verifier(cookie, NONCE), sign(KEY, "POST", ATTACH, BODY, NOW, NONCE)) == (
         "the token is signed in another way; this agent wants requests signed with its cookie"
         " (HS256)"
     )
-    verifier = Verifier(PublicKeys(PUBLIC, "a test"))
-    assert refusal(verifier, sign(cookie, "POST", ATTACH, BODY, NOW)) == (
+    verifier = Verifier(PublicKeys(PUBLIC, "a test"), NONCE)
+    assert refusal(verifier, sign(cookie, "POST", ATTACH, BODY, NOW, NONCE)) == (
         "the token is signed in another way; this agent wants requests signed with the private half"
         " of its key pair (EdDSA)"
     )

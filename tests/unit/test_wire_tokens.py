@@ -20,11 +20,12 @@ COOKIE = Cookie("correct horse battery staple", "a test")
 OTHER = Cookie("correct horse battery stapler", "a test")
 BODY = b'{"scheduler": "tcp://10.0.0.1:8786"}'
 NOW = 1_790_000_000.25
+NONCE = "of one agent in one life"
 
 
 def claims(**changes: Any) -> dict[str, Any]:
     """The claims of a good token; None leaves one out."""
-    token = sign(COOKIE, "POST", ATTACH, BODY, NOW).removeprefix("Bearer ")
+    token = sign(COOKIE, "POST", ATTACH, BODY, NOW, NONCE).removeprefix("Bearer ")
     good: dict[str, Any] = jwt.decode(
         token, options={"verify_signature": False, "verify_exp": False, "verify_iat": False}
     )
@@ -38,14 +39,14 @@ def bearer(payload: dict[str, Any], cookie: Cookie = COOKIE, **kwargs: Any) -> s
 def refusal(header: str | None, now: float = NOW, verifier: Verifier | None = None) -> str:
     """Why a request is refused; fails if it is not."""
     with pytest.raises(WireError) as caught:
-        (verifier or Verifier(COOKIE)).check(header, "POST", ATTACH, BODY, now)
+        (verifier or Verifier(COOKIE, NONCE)).check(header, "POST", ATTACH, BODY, now)
     assert caught.value.status == 401
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def accept(header: str, now: float = NOW) -> None:
-    Verifier(COOKIE).check(header, "POST", ATTACH, BODY, now)
+    Verifier(COOKIE, NONCE).check(header, "POST", ATTACH, BODY, now)
 
 
 @given(
@@ -58,15 +59,19 @@ def accept(header: str, now: float = NOW) -> None:
 def test_what_was_signed_is_accepted_while_the_clocks_are_within_the_skew(
     body: bytes, method: str, path: str, now: float, later: float
 ) -> None:
-    Verifier(COOKIE).check(sign(COOKIE, method, path, body, now), method, path, body, now + later)
+    Verifier(COOKIE, NONCE).check(
+        sign(COOKIE, method, path, body, now, NONCE), method, path, body, now + later
+    )
 
 
 def test_no_two_tokens_are_the_same() -> None:
-    assert sign(COOKIE, "POST", ATTACH, BODY, NOW) != sign(COOKIE, "POST", ATTACH, BODY, NOW)
+    assert sign(COOKIE, "POST", ATTACH, BODY, NOW, NONCE) != sign(
+        COOKIE, "POST", ATTACH, BODY, NOW, NONCE
+    )
 
 
 def test_the_scheme_is_read_in_any_case() -> None:
-    accept(sign(COOKIE, "POST", ATTACH, BODY, NOW).replace("Bearer", "bearer"))
+    accept(sign(COOKIE, "POST", ATTACH, BODY, NOW, NONCE).replace("Bearer", "bearer"))
 
 
 @pytest.mark.parametrize(
@@ -80,11 +85,11 @@ def test_the_scheme_is_read_in_any_case() -> None:
     ids=["path", "method", "body", "empty body"],
 )
 def test_a_token_is_for_one_request_only(method: str, path: str, body: bytes, reason: str) -> None:
-    assert refusal(sign(COOKIE, method, path, body, NOW)) == reason
+    assert refusal(sign(COOKIE, method, path, body, NOW, NONCE)) == reason
 
 
 def test_another_cookie_is_said_to_be_another() -> None:
-    header = sign(OTHER, "POST", ATTACH, BODY, NOW)
+    header = sign(OTHER, "POST", ATTACH, BODY, NOW, NONCE)
     assert refusal(header) == "the token was signed with another cookie"
 
 
@@ -96,7 +101,7 @@ def test_another_cookie_is_said_to_be_another() -> None:
     ],
 )
 def test_a_token_from_another_time_is_refused(later: float, reason: str) -> None:
-    assert refusal(sign(COOKIE, "POST", ATTACH, BODY, NOW), NOW + later) == reason
+    assert refusal(sign(COOKIE, "POST", ATTACH, BODY, NOW, NONCE), NOW + later) == reason
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic dTpw", "token"])
@@ -173,8 +178,8 @@ def test_a_token_for_another_audience_is_refused() -> None:
 
 
 def test_a_token_serves_once() -> None:
-    verifier = Verifier(COOKIE)
-    header = sign(COOKIE, "POST", ATTACH, BODY, NOW)
+    verifier = Verifier(COOKIE, NONCE)
+    header = sign(COOKIE, "POST", ATTACH, BODY, NOW, NONCE)
     verifier.check(header, "POST", ATTACH, BODY, NOW)
     for later in (0.0, TOKEN_LIFETIME, TOKEN_LIFETIME + CLOCK_SKEW):
         reason = refusal(header, NOW + later, verifier)
@@ -182,17 +187,33 @@ def test_a_token_serves_once() -> None:
     assert "expired" in refusal(header, NOW + TOKEN_LIFETIME + CLOCK_SKEW + 0.5, verifier)
 
 
+@pytest.mark.parametrize("nonce", [None, "", "of another agent", "of one agent in its next life"])
+def test_a_token_is_for_one_agent_in_one_life(nonce: str | None) -> None:
+    """What it has accepted is remembered no longer, and by no other agent."""
+    header = sign(COOKIE, "POST", ATTACH, BODY, NOW, nonce)
+    with pytest.raises(WireError) as caught:
+        accept(header)
+    assert caught.value.status == 401
+    assert str(caught.value) == "the token lacks this agent's nonce; see GC-Bootstrap-Nonce"
+    assert caught.value.refusal == "", "it is how every acquaintance begins"
+
+
+@pytest.mark.parametrize("nonce", [5, True, [], {}, ["of one agent in one life"]])
+def test_a_nonce_that_is_no_text_is_another(nonce: Any) -> None:
+    assert "lacks this agent's nonce" in refusal(bearer(claims(nonce=nonce)))
+
+
 def test_a_refused_request_does_not_use_its_token_up() -> None:
-    verifier = Verifier(COOKIE)
-    header = sign(COOKIE, "POST", ATTACH, BODY, NOW)
+    verifier = Verifier(COOKIE, NONCE)
+    header = sign(COOKIE, "POST", ATTACH, BODY, NOW, NONCE)
     with pytest.raises(WireError, match="another body"):
         verifier.check(header, "POST", ATTACH, b"another", NOW)
     verifier.check(header, "POST", ATTACH, BODY, NOW)
 
 
 def test_tokens_are_remembered_only_as_long_as_they_could_be_replayed() -> None:
-    verifier = Verifier(COOKIE)
+    verifier = Verifier(COOKIE, NONCE)
     for second in range(500):
         now = NOW + second
-        verifier.check(sign(COOKIE, "POST", ATTACH, BODY, now), "POST", ATTACH, BODY, now)
+        verifier.check(sign(COOKIE, "POST", ATTACH, BODY, now, NONCE), "POST", ATTACH, BODY, now)
     assert len(verifier._seen) <= TOKEN_LIFETIME + CLOCK_SKEW + 1
