@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from gc_bootstrap.errors import ConfigError
 from gc_bootstrap.peer import DEFAULT_PORT, Peer
 
+BACKLOG = 1024
+"""Connections that the kernel keeps until they are accepted, where it allows so many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listen:
@@ -86,7 +89,7 @@ def _bound(family: int, kind: int, protocol: int, address: tuple[object, ...]) -
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
         # Now, not when it is served: until then somebody else could bind the same port.
-        sock.listen(128)
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
 
+from gc_bootstrap.agent.connections import Connection
 from gc_bootstrap.wire.messages import ErrorReply, Message
 
 logger = logging.getLogger(__name__)
@@ -24,19 +26,27 @@ class Protocol(web.RequestHandler):
     A socket that is closed while something is unread resets the connection, and the answer is lost
     with it. So an answer that comes early is followed by a half-close, and what the client still
     sends is thrown away for a while (RFC 9112, section 9.6).
+
+    Parameters
+    ----------
+    connection
+        Told what happens.
+    server, options
+        As for aiohttp's own.
     """
 
-    __slots__ = ("_is_malformed", "_lingers", "_unread")
+    __slots__ = ("_is_malformed", "_lingers", "_unread", "connection")
 
-    _is_malformed: bool
-    _unread: int
-    _lingers: asyncio.Future[None] | None
+    def __init__(self, connection: Connection, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self.connection = connection
+        self._is_malformed = False
+        self._unread = LINGER_BYTES
+        self._lingers: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
-        self._is_malformed = False
-        self._unread = LINGER_BYTES
-        self._lingers = None
+        self.connection.made(transport)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -50,6 +60,7 @@ class Protocol(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Called by the event loop."""
+        self.connection.lost()
         super().connection_lost(exc)
         self._leave()
 

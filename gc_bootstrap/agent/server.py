@@ -13,11 +13,12 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
 from gc_bootstrap.agent import metrics
+from gc_bootstrap.agent.connections import Connection, Connections, allowed_files, limit_of
 from gc_bootstrap.agent.core import Agent
 from gc_bootstrap.agent.protocol import Protocol, say, say_error, say_json
 from gc_bootstrap.wire import messages, names
@@ -35,6 +36,8 @@ REQUEST_TIMEOUT = 10.0
 PROCESSING = 1.0
 """Seconds between two interim answers to a request that is being worked on: whoever waits for
 workers to start can tell an agent that does so from one that hangs."""
+SHUTDOWN_TIMEOUT = 1.0
+"""Seconds for what is being answered when the server closes."""
 MAX_HEADER = 8190
 """Most bytes of the request line and of one header; aiohttp's default."""
 
@@ -44,8 +47,8 @@ Handler = Callable[[web.BaseRequest, bytes], Awaitable[web.StreamResponse]]
 class _Server(web.Server):
     """aiohttp's low-level server, speaking :class:`Protocol`."""
 
-    def __call__(self) -> web.RequestHandler:
-        return Protocol(self, loop=self._loop, **self._kwargs)
+    def protocol(self, connection: Connection) -> Protocol:
+        return Protocol(connection, self, loop=self._loop, **self._kwargs)
 
 
 class ControlServer:
@@ -82,7 +85,8 @@ class ControlServer:
         self._tls = tls
         self._clock = clock
         self._metrics = metrics.AgentMetrics(agent)
-        self._runner: web.ServerRunner | None = None
+        self._server: _Server | None = None
+        self._connections: Connections | None = None
         self._routes: dict[str, tuple[str, Handler]] = {
             "/healthz": ("GET", self._healthz),
             "/readyz": ("GET", self._readyz),
@@ -104,25 +108,35 @@ class ControlServer:
         OSError
             The socket cannot be listened on.
         """
-        server = _Server(
+        server = self._server = _Server(
             self._handle,
             request_factory=self._request,
             access_log=None,
-            # From the connection to the end of the headers (aiohttp >= 3.14).
+            # From the first byte to the end of the headers (aiohttp >= 3.14).
             keepalive_timeout=REQUEST_TIMEOUT,
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
             lingering_time=0,  # that is Protocol's
             auto_decompress=False,
         )
-        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._sock, ssl_context=self._tls).start()
+        limit = limit_of(allowed_files(), len(self._agent.options.workers))
+        self._connections = Connections(
+            self._sock,
+            server.protocol,
+            limit=limit,
+            refusals=self._refusals,
+            tls=self._tls,
+            timeout=REQUEST_TIMEOUT,
+        )
+        self._connections.start()
 
     async def close(self) -> None:
         """Stop listening and close every connection. May be called more than once."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._server is not None and self._connections is not None:
+            self._connections.stop()
+            self._server.pre_shutdown()
+            await self._server.shutdown(SHUTDOWN_TIMEOUT)
+            await self._connections.close()
         self._sock.close()
 
     def _request(
@@ -159,7 +173,8 @@ class ControlServer:
             body = await _read(request)
             if path.startswith("/v1/"):
                 self._authenticate(request, body)
-        return await handler(request, body)
+        with cast(Protocol, request.protocol).connection.served():
+            return await handler(request, body)
 
     def _authenticate(self, request: web.BaseRequest, body: bytes) -> None:
         if self._tls is not None:

@@ -1,0 +1,160 @@
+"""Floods of connections against an agent: it stays reachable, and attaches, within its files."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import Client
+
+from gc_bootstrap.agent import connections as connections_module
+from gc_bootstrap.agent import server as server_module
+from gc_bootstrap.cli.processes import ProcessGroup
+from gc_bootstrap.dist import Owner
+from gc_bootstrap.peer import Peer
+from gc_bootstrap.scheduler.dask import DaskDist
+from tests.integration.harness import (
+    Processes,
+    agent_here,
+    request,
+    scheduler_here,
+    until,
+)
+from tests.integration.test_tls import Certificates
+from tests.zygote import zygote
+
+FILES = 256
+"""What the agent may open: few, so that a flood is quick."""
+WAVES, AT_ONCE = 5, 400
+
+
+@contextmanager
+def few_files() -> Iterator[None]:
+    """What is started now may open few files; this process many."""
+    pid = zygote().pid
+    theirs = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    ours = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (FILES, theirs[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, ours[1]), ours[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, theirs)
+        resource.setrlimit(resource.RLIMIT_NOFILE, ours)
+
+
+@asynccontextmanager
+async def flooded(peer: Peer, says: bytes) -> AsyncIterator[None]:
+    """Open thousands of connections that say this and nothing more, as fast as they are taken."""
+
+    async def flood() -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            with ExitStack() as stack:
+                for _ in range(AT_ONCE):
+                    sock = stack.enter_context(socket.socket())
+                    sock.setblocking(False)
+                    await loop.sock_connect(sock, (peer.host, peer.port))
+                    if says:
+                        await loop.sock_sendall(sock, says)
+                waves.append(AT_ONCE)
+
+    waves: list[int] = []
+    flooding = asyncio.create_task(flood())
+    try:
+        await until(lambda: len(waves) >= 2 or flooding.done(), "the flood stands")
+        yield
+        await until(lambda: len(waves) >= WAVES or flooding.done(), "thousands have come")
+        assert not flooding.done()
+    finally:
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+
+
+@pytest.mark.parametrize("says", [b"", b"G"], ids=["silent", "one byte each"])
+async def test_an_agent_under_a_flood_answers_probes_attaches_and_computes(
+    tmp_path: Path, says: bytes
+) -> None:
+    async with Processes(tmp_path) as processes, scheduler_here() as scheduler:
+        with few_files():
+            ((peer, group),) = (await processes.agents(1)).items()
+            process = psutil.Process(group.pid)
+            before = process.num_fds()
+            lines = len(_log(group))
+            dist = DaskDist.for_scheduler(Owner(scheduler))
+            await dist.start()
+            async with flooded(peer, says):
+                for path in ("/healthz", "/readyz", "/metrics"):
+                    assert (await request(peer, "GET", path))[0] == 200
+                assert await dist.connect(peer)
+            async with Client(scheduler.address, asynchronous=True) as client:
+                assert await client.submit(sum, [1, 2]) == 3
+        said = _log(group)[lines:]
+        assert len([line for line in said if "Refused connections: " in line]) == 1
+        assert len(said) < 40, said
+        assert await dist.disconnect(peer)
+        await dist.close()
+        # The fork server is what has come since: two pipes.
+        await until(lambda: process.num_fds() <= before + 4, "all sockets are gone")
+
+
+def _log(group: ProcessGroup) -> list[str]:
+    return group.log.read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls") / "ours")
+
+
+@pytest.mark.parametrize("says", [b"", b"\x16"], ids=["silent", "a handshake's first byte"])
+async def test_with_tls_those_that_do_not_shake_hands_make_room_too(
+    certificates: Certificates, says: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "MOST", 8)
+    monkeypatch.setattr(connections_module, "LEAST", 8)
+    async with agent_here(*certificates.options) as agent:
+        tls = certificates.context(certificate=True)
+        opened = []
+        for _ in range(40):
+            reader, writer = await asyncio.open_connection(agent.peer.host, agent.peer.port)
+            writer.write(says)
+            opened.append((reader, writer))
+        assert (await request(agent.peer, "GET", "/healthz", tls=tls))[0] == 200
+        assert (await request(agent.peer, "GET", "/v1/status", tls=tls))[0] == 200
+        # The oldest have been closed: to the client an end or a reset.
+        for reader, writer in opened[:32]:
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+            writer.close()
+        assert agent.agent.refusals.counts["connections"] >= 32
+        for _, writer in opened[32:]:
+            writer.close()
+
+
+async def test_a_tls_handshake_has_as_long_as_headers_have(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "REQUEST_TIMEOUT", 0.3)
+    async with agent_here(*certificates.options) as agent:
+        for says in (b"", b"\x16\x03\x01"):
+            reader, writer = await asyncio.open_connection(agent.peer.host, agent.peer.port)
+            writer.write(says)
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+            writer.close()
+
+
+async def test_a_client_that_does_not_speak_tls_is_a_refusal(certificates: Certificates) -> None:
+    async with agent_here(*certificates.options) as agent:
+        reader, writer = await asyncio.open_connection(agent.peer.host, agent.peer.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        with suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        assert agent.agent.refusals.counts == {"tls": 1}
