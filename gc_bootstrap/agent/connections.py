@@ -30,7 +30,7 @@ FILES_PER_WORKER = 32
 """Files that a nanny may have open for its worker; a busy one has about 10."""
 SILENCE = 1.0
 """Seconds after which one that has sent nothing goes before all others."""
-HEARING = 0.05
+HEARING = 0.2
 """Seconds that each has to ask, however many come; the kernel keeps those that wait."""
 QUIET = 60.0
 """Seconds without a full house after which the next one is said again."""
