@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 
 from dask.utils import parse_timedelta
@@ -28,6 +29,7 @@ DRAIN_TIMEOUT = 60.0
 LEASE_TIMEOUT = 300.0
 """Seconds without a sign of life, unless ``--lease-timeout`` says otherwise. Dask's scheduler gives
 up a worker that is silent for as long (``distributed.scheduler.worker-ttl``)."""
+RETIRED = "was retired by Dask's retire_workers, and stays away until the agent is started anew"
 RELEASE_TIMEOUT = 5.0
 """Seconds that an attach waits for the workers of the last scheduler to be gone."""
 
@@ -55,6 +57,7 @@ class Agent:
         self.options = options
         self.drain_timeout = drain_timeout
         self.lease_timeout = lease_timeout
+        self.id = f"Agent-{uuid.uuid4()}"
         self.versions = versions.installed()
         self.attaches = 0
         self.failures = 0
@@ -98,8 +101,8 @@ class Agent:
         Raises
         ------
         WireError
-            409 held by another or incompatible, 502 the scheduler cannot be reached, 500 a worker
-            does not start, 503 warming up or draining.
+            409 held by another, incompatible or retired there, 502 the scheduler cannot be
+            reached, 500 a worker does not start, 503 warming up or draining.
         """
         self._check_ready()
         deadline = asyncio.get_running_loop().time() + self._start_timeout(request)
@@ -110,6 +113,8 @@ class Agent:
         if lease is None:
             if differ := versions.mismatch(self.versions, request.versions):
                 raise WireError(409, f"incompatible versions: {differ}", "version")
+            if request.retired == self.id:
+                raise WireError(409, RETIRED, "retired")
             lease = self._take(request, deadline)
         elif lease.request.scheduler_id != request.scheduler_id:
             holder = lease.request
@@ -197,6 +202,7 @@ class Agent:
             deadline=deadline,
             silence=self.lease_timeout,
             drain_timeout=self.drain_timeout,
+            agent=self.id,
         )
         lease.started.add_done_callback(self._count)
         lease.task.add_done_callback(lambda _: self._over(lease))

@@ -57,6 +57,7 @@ class Lease:
         deadline: float,
         silence: float,
         drain_timeout: float,
+        agent: str,
     ) -> None:
         self.request = request
         self._life = life
@@ -65,7 +66,7 @@ class Lease:
         self._silence = silence
         self._link = link
         count = len(options.workers)
-        tag = Tag(request.scheduler_id, request.peer, request.pool, nworkers=count)
+        tag = Tag(request.scheduler_id, request.peer, request.pool, nworkers=count, agent=agent)
         self.group = WorkerGroup(options, link, tag, life, drain_timeout)
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Retrieved here, so that a start nobody waits for any more is not reported as unseen.

@@ -18,6 +18,7 @@ REASONS = (
     "tls",
     "version",
     "held",
+    "retired",
     "warming",
     "draining",
     "web",
@@ -32,7 +33,7 @@ LINES = 10
 REMEMBERED = 1000
 """Most pairs of a reason and a scheduler that are known to have been said."""
 
-_ROUTINE = {"held", "warming", "draining"}
+_ROUTINE = {"held", "retired", "warming", "draining"}
 _BY_STATUS = {401: "token", 403: "certificate", 409: "held", 415: "web"}
 _BY_STATUS |= dict.fromkeys((400, 408, 413, 422), "request")
 

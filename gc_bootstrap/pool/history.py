@@ -48,6 +48,8 @@ class Hold:
         The member that this peer is another name of; the hold ends when that one is gone.
     soon
         Whether the last failure was one after which the peer is asked again within seconds.
+    expected
+        Whether that is part of the peer's normal life, as :attr:`.Outcome.expected`.
     """
 
     reason: str
@@ -55,6 +57,7 @@ class Hold:
     failures: int = 0
     same_as: Peer | None = None
     soon: bool = False
+    expected: bool = False
 
     def describe(self, now: float) -> str:
         """Say it in one line, with the seconds that are left."""
@@ -63,6 +66,8 @@ class Hold:
         if self.failures and self.until <= now:
             return f"waits for its turn after {self.failures} failures: {self.reason}"
         left = f"{max(0.0, self.until - now):.1f} s"
+        if self.expected:
+            return f"{self.reason}; asked again in {left}"
         if self.failures:
             return f"backing off for {left} after {self.failures} failures: {self.reason}"
         return f"{self.reason}, {left} left"
@@ -258,7 +263,7 @@ def _failed(
 ) -> Hold:
     failures = 1 + (before.failures if before is not None else 0)
     until = now + backoff(options, failures, random)
-    return Hold(outcome.reason, until, failures, soon=outcome.soon)
+    return Hold(outcome.reason, until, failures, soon=outcome.soon, expected=outcome.expected)
 
 
 def _within(options: ReconnectOptions, outcome: Outcome, many: int) -> ReconnectOptions:

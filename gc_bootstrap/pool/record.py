@@ -85,7 +85,7 @@ class Record:
             self.counters["attaches"] += 1
             logger.info("Pool %s: attached %s in %.3f s", self._name, peer, now - began)
             return
-        self.counters["attach-failures"] += 1
+        self.counters["attach-failures"] += not outcome.expected
         self._failed("attached", peer, outcome, before, self._history.attempts[peer])
 
     def disconnected(self, peer: Peer, outcome: Outcome, began: float) -> None:

@@ -153,6 +153,13 @@ async def forget_worker(scheduler: Scheduler, address: str, stimulus_id: str) ->
     await scheduler.remove_worker(address, expected=True, close=False, stimulus_id=stimulus_id)
 
 
+def is_retirement(event: Any) -> bool:
+    """Whether an event of a worker's topic says that ``retire_workers`` is done with it."""
+    if not isinstance(event, dict) or event.get("action") != "retired":
+        return False
+    return str(event.get("stimulus_id")).startswith(RETIREMENT)
+
+
 def anybody_takes(scheduler: Scheduler, leaving: Container[WorkerState]) -> bool:
     """Whether any worker that stays takes tasks and data."""
     return any(ws not in leaving for ws in scheduler.running)

@@ -26,6 +26,8 @@ REGISTRATION_TIMEOUT = 1.0
 """Seconds from an agent's answer until its worker must be in the scheduler's worker table. The
 agent answers when the worker has registered, so there is hardly anything to wait for."""
 REGISTRATION_POLL = 0.02
+NAMES_KEPT = 1000
+"""Other names of members that are remembered."""
 DETACH_TIMEOUT = 10.0
 """Seconds for an agent to end its workers. Their data is safe by then and the scheduler has
 forgotten them, so that nothing but the log depends on it."""
@@ -46,6 +48,7 @@ class DaskDist(Dist):
         self._drainer: Drainer | None = None
         self._stop_listening: Callable[[], None] | None = None
         self._lost = asyncio.Event()
+        self._names: dict[Peer, Peer] = {}
 
     def __repr__(self) -> str:
         return "dask"
@@ -127,6 +130,9 @@ class DaskDist(Dist):
             return reply
         self._compare_versions(peer, reply)
         if reply.peer != str(peer):
+            if len(self._names) >= NAMES_KEPT:
+                del self._names[next(iter(self._names))]
+            self._names[peer] = _parse(reply.peer)
             return Outcome.refused(f"is the same agent as {reply.peer}", same_as=_parse(reply.peer))
         if reply.pool != owner.pool:
             return Outcome.refused(f"is attached by the pool {reply.pool!r}", soon=True)
@@ -143,8 +149,11 @@ class DaskDist(Dist):
             pool=self.owner.pool,
             versions=versions.installed() if options.versions == "refuse" else {},
             timeout=min(most, max(least, deadline - _now())),
+            retired=self._retired_agent(peer),
         )
         answer = await self._ask(peer, names.ATTACH, request, deadline)
+        if answer.status == 409 and request.retired is not None:
+            return Outcome.refused(answer.error, expected=True, soon=True)
         if answer.status != 200:
             return _refusal(answer)
         try:
@@ -154,6 +163,16 @@ class DaskDist(Dist):
         if reply.scheduler_id != self._scheduler.id:
             raise DistError(f"says that it is held by scheduler {reply.scheduler_id}")
         return reply
+
+    def _retired_agent(self, peer: Peer) -> str | None:
+        """Which start of a peer's agent is not to be attached, by whichever name it was."""
+        assert self._members is not None, "start() comes first"
+        find = self._members.retired_agent
+        return (
+            find(self.owner.pool, peer)
+            or find(self.owner.pool, self._names.get(peer, peer))
+            or None
+        )
 
     async def _registered(self, reply: AttachReply) -> bool:
         """Whether the workers of a reply are in the worker table, or come soon."""

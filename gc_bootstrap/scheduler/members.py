@@ -44,6 +44,8 @@ class Members(SchedulerPlugin):
         self._pools: dict[str, dict[Peer, set[str]]] = {}
         self._listeners: dict[str, list[Callable[[], None]]] = {}
         self._retired: deque[str] = deque(maxlen=RETIRED_KEPT)
+        self._retiring: set[str] = set()
+        self._retired_agents: dict[tuple[str, Peer], str] = {}
         for address in scheduler.workers:
             self.add_worker(scheduler, address)
 
@@ -83,6 +85,10 @@ class Members(SchedulerPlugin):
         """Whether Dask's ``retire_workers`` has let a worker go that was ours."""
         return worker in self._retired
 
+    def retired_agent(self, pool: str, peer: Peer) -> str | None:
+        """Which start of a peer's agent it was whose last worker was retired, if it was."""
+        return self._retired_agents.get((pool, peer))
+
     def on_loss(self, pool: str, listener: Callable[[], None]) -> Callable[[], None]:
         """Call somebody whenever a pool has lost a worker.
 
@@ -94,6 +100,11 @@ class Members(SchedulerPlugin):
         listeners = self._listeners.setdefault(pool, [])
         listeners.append(listener)
         return lambda: listeners.remove(listener)
+
+    def _note_retired(self, tag: Tag, peer: Peer) -> None:
+        if len(self._retired_agents) >= RETIRED_KEPT:
+            del self._retired_agents[next(iter(self._retired_agents))]
+        self._retired_agents[tag.pool, peer] = tag.agent
 
     # -- what Dask calls -------------------------------------------------------------------------
 
@@ -108,6 +119,7 @@ class Members(SchedulerPlugin):
             peer = Peer.parse(tag.peer)
             self._tags[worker] = tag
             self._pools.setdefault(tag.pool, {}).setdefault(peer, set()).add(worker)
+            self._retired_agents.pop((tag.pool, peer), None)
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str = "", **kwargs: Any
@@ -116,13 +128,21 @@ class Members(SchedulerPlugin):
         tag = self._tags.pop(worker, None)
         if tag is None:
             return
-        if stimulus_id.startswith(_dask.RETIREMENT):
-            self._retired.append(worker)
         peer, of_pool = Peer.parse(tag.peer), self._pools[tag.pool]
         of_pool[peer].discard(worker)
+        if stimulus_id.startswith(_dask.RETIREMENT) or worker in self._retiring:
+            self._retired.append(worker)
+            if not of_pool[peer]:
+                self._note_retired(tag, peer)
+        self._retiring.discard(worker)
         if not of_pool[peer]:
             del of_pool[peer]
         if not of_pool:
             del self._pools[tag.pool]
         for listener in list(self._listeners.get(tag.pool, ())):
             listener()
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Note that a worker has been retired that goes later: ``retire_workers(remove=False)``."""
+        if topic in self._tags and _dask.is_retirement(msg):
+            self._retiring.add(topic)

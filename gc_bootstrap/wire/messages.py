@@ -178,7 +178,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class AttachRequest(Message):
-    """``POST /v1/attach``: be this scheduler's."""
+    """``POST /v1/attach``: be this scheduler's.
+
+    ``retired`` is the id of an agent whose workers were retired there: that one stays away.
+    """
 
     scheduler: str = _field(_text)
     scheduler_id: str = _field(_text)
@@ -186,6 +189,7 @@ class AttachRequest(Message):
     pool: str = _field(_text, default=DEFAULT_POOL)
     versions: Mapping[str, str] = _field(_versions, default={})
     timeout: float | None = _field(_seconds, default=None)
+    retired: str | None = _field(_optional_text, default=None)
 
 
 @dataclass(frozen=True, slots=True)

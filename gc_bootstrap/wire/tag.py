@@ -29,6 +29,8 @@ class Tag:
         Whether the worker answers :data:`.names.REPORT_REQUEST`.
     nworkers
         How many workers its agent runs for that scheduler, when all is well.
+    agent
+        Which start of the agent it is; empty where it does not say.
     """
 
     scheduler_id: str
@@ -36,6 +38,7 @@ class Tag:
     pool: str
     reports: bool = True
     nworkers: int = 1
+    agent: str = ""
 
     def encode(self) -> dict[str, Any]:
         """The same, of types that msgpack has."""
@@ -56,4 +59,6 @@ class Tag:
         reports, nworkers = content.get("reports") is True, content.get("nworkers")
         if not isinstance(nworkers, int) or nworkers < 1:
             nworkers = 1
-        return cls(str(scheduler_id), str(peer), str(pool), reports, int(nworkers))
+        agent = content.get("agent")
+        agent = agent if isinstance(agent, str) else ""
+        return cls(str(scheduler_id), str(peer), str(pool), reports, int(nworkers), agent)

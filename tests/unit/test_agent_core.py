@@ -107,7 +107,7 @@ async def test_it_is_the_schedulers_with_workers_that_carry_its_tag(
     assert (reply.scheduler_id, reply.peer, reply.pool) == (scheduler.id, PEER, "gpu")
     assert list(reply.workers) == list(scheduler.workers)
     (ws,) = scheduler.workers.values()
-    assert Tag.decode(ws.extra) == Tag(scheduler.id, PEER, "gpu")
+    assert Tag.decode(ws.extra) == Tag(scheduler.id, PEER, "gpu", agent=agent.id)
     status = agent.status()
     assert (status.state, status.scheduler, status.pool) == ("attached", scheduler.address, "gpu")
     assert status.workers == reply.workers
@@ -298,7 +298,7 @@ async def hold(scheduler: Scheduler) -> AsyncIterator[Hold]:
         link = SteeredLink(request, hangs=hangs)
         deadline = asyncio.get_running_loop().time() + within
         times = {"deadline": deadline, "silence": 7.0, "drain_timeout": 60.0}
-        held.append(Lease(request, options(), life, link, **times))
+        held.append(Lease(request, options(), life, link, agent="", **times))
         return held[-1], link
 
     yield make

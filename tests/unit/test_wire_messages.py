@@ -144,7 +144,7 @@ def test_what_is_no_json_is_a_400(garbage: bytes, reason: str) -> None:
         ({"versions": [["python", "3"]]}, "field 'versions' is not an object"),
         ({"versions": {"numpy": "2"}}, "field 'versions' is not an object"),
         ({"versions": {"python": 3}}, "field 'python' is not 1 to 512 printable ASCII"),
-        ({"force": True}, "unknown field 'force'; there are peer, pool, scheduler,"),
+        ({"force": True}, "unknown field 'force'; there are peer, pool, retired,"),
     ],
 )
 def test_what_is_no_attach_is_a_422_that_names_the_field(

@@ -13,11 +13,11 @@ from gc_bootstrap.wire.tag import KEY, Tag
 TAG = Tag("Scheduler-1", "10.0.0.5:8791", "default")
 
 
-@given(st.text(), st.text(), st.text(), st.booleans(), st.integers(1))
+@given(st.text(), st.text(), st.text(), st.booleans(), st.integers(1), st.text())
 def test_what_is_read_is_what_was_written(
-    scheduler_id: str, peer: str, pool: str, reports: bool, nworkers: int
+    scheduler_id: str, peer: str, pool: str, reports: bool, nworkers: int, agent: str
 ) -> None:
-    tag = Tag(scheduler_id, peer, pool, reports, nworkers)
+    tag = Tag(scheduler_id, peer, pool, reports, nworkers, agent)
     assert Tag.decode({KEY: tag.encode(), "somebody's": "own"}) == tag
 
 
