@@ -22,6 +22,14 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
+def show(out: Console, made: Table) -> None:
+    """Print a table; piped, without the blanks that fill its last column."""
+    with out.capture() as captured:
+        out.print(made)
+    lines = captured.get().splitlines()
+    out.file.write("".join(f"{line.rstrip()}\n" for line in lines))
+
+
 def table(
     headings: Sequence[str], rows: Iterable[Sequence[Text | str]], *, whole: Sequence[str]
 ) -> Table:

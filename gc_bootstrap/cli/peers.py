@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gc_bootstrap import backends
-from gc_bootstrap.cli.common import console, errors_as_lines, table
+from gc_bootstrap.cli.common import console, errors_as_lines, show, table
 from gc_bootstrap.cli.params import Duration
 from gc_bootstrap.cli.report import labels_text
 from gc_bootstrap.discovery import Discovery, as_discovery
@@ -54,7 +54,7 @@ def command(discovery: str, timeout: float, as_json: bool) -> None:
         for row in peers
     ]
     if peers:
-        console().print(table(["peer", "leaving", "labels"], rows, whole=["peer"]))
+        show(console(), table(["peer", "leaving", "labels"], rows, whole=["peer"]))
     complete = "" if snapshot.complete else "; the answer is not complete"
     complete += f": {why}" if why else ""
     click.echo(f"{len(peers)} peer{'' if len(peers) == 1 else 's'}{complete}")

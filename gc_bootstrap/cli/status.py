@@ -15,7 +15,7 @@ from distributed.security import Security
 from rich.text import Text
 
 from gc_bootstrap.cli.ask import ask
-from gc_bootstrap.cli.common import console, errors_as_lines, table
+from gc_bootstrap.cli.common import console, errors_as_lines, show, table
 from gc_bootstrap.cli.params import Duration
 from gc_bootstrap.cli.report import STATES, drained, incomplete, rows, summary, troubles
 from gc_bootstrap.errors import ConfigError, GcBootstrapError, one_line, os_reason
@@ -118,7 +118,7 @@ def _print(status: Mapping[str, Any]) -> None:
         ]
         if found:
             headings = ["peer", "state", "workers or reason", "labels"]
-            out.print(table(headings, found, whole=["peer", "state"]))
+            show(out, table(headings, found, whole=["peer", "state"]))
         for line, colour in drained(pool):
             out.print(Text(line, colour), soft_wrap=True)
 

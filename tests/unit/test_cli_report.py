@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gc_bootstrap.cli.common import table
+from gc_bootstrap.cli.common import show, table
 from gc_bootstrap.cli.report import (
     CHECKS,
     STATES,
@@ -225,8 +225,8 @@ def printed(width: int) -> list[str]:
     file = io.StringIO()
     found = [("[fd00::5]:8791", "held", "a reason of several words [red]", "")]
     made = table(["peer", "state", "why", "labels"], found, whole=["peer", "state"])
-    Console(file=file, width=width, highlight=False).print(made)
-    return [line.rstrip() for line in file.getvalue().splitlines()]
+    show(Console(file=file, width=width, highlight=False), made)
+    return file.getvalue().splitlines()
 
 
 def test_texts_are_shown_as_they_are_and_an_empty_column_is_not() -> None:
