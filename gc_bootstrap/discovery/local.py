@@ -33,7 +33,8 @@ class LocalDiscovery(Discovery):
     """
 
     def __init__(self, folder: str | None = None) -> None:
-        self._folders = [Path(folder)] if folder is not None else registrations.folders()
+        self._folder = Path(folder) if folder is not None else None
+        self._watched: list[Path] = []
         self._seen: list[int] = []
         self._problems: list[str] = []
 
@@ -42,6 +43,7 @@ class LocalDiscovery(Discovery):
 
     async def peers(self) -> Snapshot:
         # Before the look: what changes during it makes changed() return.
+        self._watched = await asyncio.to_thread(self._folders)
         seen = await asyncio.to_thread(self._modified)
         try:
             found, problems = await asyncio.to_thread(self._read)
@@ -61,17 +63,23 @@ class LocalDiscovery(Discovery):
     async def changed(self) -> None:
         """Return when an agent has registered itself or has taken that back.
 
-        One that was killed is not noticed here, but its workers' loss is noticed by the dist.
+        One that was killed is not noticed here, but its workers' loss is noticed by the dist. Nor
+        is the first one in a folder that was made because somebody else has taken the usual name.
         """
         while await asyncio.to_thread(self._modified) == self._seen:
             await asyncio.sleep(POLL_INTERVAL)
 
     def _read(self) -> tuple[list[registrations.Registration], list[str]]:
-        return registrations.read_all(self._folders)
+        if self._folder is not None:
+            return registrations.read(self._folder)
+        return registrations.read_all()
+
+    def _folders(self) -> list[Path]:
+        return [self._folder] if self._folder is not None else registrations.folders()
 
     def _modified(self) -> list[int]:
         times = []
-        for folder in self._folders:
+        for folder in self._watched:
             try:
                 times.append(os.stat(folder).st_mtime_ns)
             except OSError:

@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gc_bootstrap.errors import GcBootstrapError, PeerError, one_line
 from gc_bootstrap.peer import Peer
 
+logger = logging.getLogger(__name__)
+
 VARIABLE = "GC_BOOTSTRAP_RUNTIME_DIR"
 SUFFIX = ".agent"
+SHARED = Path("/tmp")  # noqa: S108 - what is used in it is checked to be this user's, with 0700
+"""Where all users make files. Not what ``TMPDIR`` says, which a service may not share."""
 
 
 class RuntimeFolderError(GcBootstrapError):
@@ -29,7 +35,7 @@ class RuntimeFolderError(GcBootstrapError):
 
 
 class ForeignFolderError(RuntimeFolderError):
-    """The runtime folder belongs to somebody else: no agent of this user is in it."""
+    """What is there is somebody else's: no agent of this user is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +58,55 @@ def folders(environ: Mapping[str, str] = os.environ) -> list[Path]:
 
     ``GC_BOOTSTRAP_RUNTIME_DIR`` alone if it is set. Otherwise ``$XDG_RUNTIME_DIR``,
     ``/run/user/UID`` and the temporary folder: a login session, a cron job and a service of one
-    user differ in their environment, and are to find each other all the same.
+    user differ in their environment, and are to find each other all the same. Anybody can take a
+    name in the temporary folder first, so this user's folders with a longer name count as well.
     """
     if own := environ.get(VARIABLE):
         return [Path(own)]
     uid = os.getuid()
-    found = [Path(x, "gc_bootstrap") for x in (environ.get("XDG_RUNTIME_DIR"),) if x]
-    session = Path(f"/run/user/{uid}")
-    if session.is_dir():
-        found.append(session / "gc_bootstrap")
-    # Not tempfile.gettempdir(): that depends on TMPDIR, which a service may not share.
-    found.append(Path(f"/tmp/gc_bootstrap-{uid}"))  # noqa: S108 - made and checked to be 0700
-    return list(dict.fromkeys(found))
+    found = []
+    if (session := environ.get("XDG_RUNTIME_DIR")) and not _is_foreign(Path(session)):
+        found.append(Path(session, "gc_bootstrap"))
+    if (login := Path(f"/run/user/{uid}")).is_dir():
+        found.append(login / "gc_bootstrap")
+    return list(dict.fromkeys([*found, *_shared_folders()]))
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether it is another user's: ``su`` and ``sudo`` may leave their caller's variables."""
+    try:
+        return folder.stat().st_uid != os.getuid()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # not even to be looked at
+
+
+def _shared_folders() -> list[Path]:
+    """The well-known folder of this user in the temporary folder, and those made in its stead."""
+    known = SHARED / f"gc_bootstrap-{os.getuid()}"
+    spare = []
+    with suppress(FileNotFoundError), os.scandir(known.parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(f"{known.name}-"):
+                with suppress(RuntimeFolderError, FileNotFoundError):
+                    _check_private(Path(entry.path))
+                    spare.append(Path(entry.path))
+    return [known, *sorted(spare)]
 
 
 def _check_private(folder: Path) -> None:
     """Refuse a folder that somebody else could have put there, or can write to or read."""
     status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise RuntimeFolderError(f"{folder} is not a folder")
+    is_folder = stat.S_ISDIR(status.st_mode)
+    # Before all else: what somebody else has made is none of ours, whatever it is.
     if status.st_uid != os.getuid():
         raise ForeignFolderError(f"{folder} belongs to user {status.st_uid}, not to this one")
+    if not is_folder and status.st_nlink > 1:
+        # A hard link belongs to whom the file belongs to, not to whoever has made it.
+        raise ForeignFolderError(f"{folder} is a link that anybody could have made")
+    if not is_folder:
+        raise RuntimeFolderError(f"{folder} is not a folder")
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         raise RuntimeFolderError(f"{folder} is open to other users (mode {mode:04o}, not 0700)")
@@ -84,11 +118,12 @@ class Registrar:
     Parameters
     ----------
     folder
-        Default: the first of :func:`folders`. Made, for this user alone, where it is missing.
+        Made, for this user alone, where it is missing. Default: the first of :func:`folders` that
+        is not somebody else's; where all are, a new one beside the last.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder if folder is not None else folders()[0]
+        self._folder = folder
         self._path: Path | None = None
         self._fd: int | None = None
 
@@ -100,21 +135,21 @@ class Registrar:
         RuntimeFolderError
             The folder cannot be written to, or is not private.
         """
+        folder = self._folder if self._folder is not None else _first_of_ours()
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_private(self.folder)
-            fd, draft = tempfile.mkstemp(prefix=".", dir=self.folder)
+            _make_private(folder)
+            fd, draft = tempfile.mkstemp(prefix=".", dir=folder)
         except OSError as exc:
-            raise RuntimeFolderError(f"{self.folder}: {exc.strerror}") from exc
+            raise RuntimeFolderError(f"{folder}: {exc.strerror}") from exc
         self._fd = fd
         fcntl.flock(fd, fcntl.LOCK_EX)
         peer = registration.peer
         content = asdict(registration) | {"peer": str(peer)}
         os.write(fd, json.dumps(content).encode())
         unique = os.path.basename(draft)[1:]
-        self._path = self.folder / f"{registration.pid}-{unique}-{peer.port}{SUFFIX}"
+        self._path = folder / f"{registration.pid}-{unique}-{peer.port}{SUFFIX}"
         os.rename(draft, self._path)
-        read(self.folder)
+        read(folder)
 
     @property
     def lost(self) -> bool:
@@ -129,6 +164,35 @@ class Registrar:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _make_private(folder: Path) -> None:
+    # FileExistsError: it is no folder, or a link that leads nowhere; what it is, is said next.
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(folder)
+
+
+def _first_of_ours() -> Path:
+    """The first folder that nobody else has taken; where all are taken, a new one."""
+    places = folders()
+    taken: list[ForeignFolderError] = []
+    for folder in places:
+        try:
+            _make_private(folder)
+        except ForeignFolderError as exc:
+            taken.append(exc)
+        except OSError as exc:
+            raise RuntimeFolderError(f"{folder}: {exc.strerror}") from exc
+        else:
+            return folder
+    if os.environ.get(VARIABLE):
+        raise taken[0]
+    last = _shared_folders()[0]
+    # Nobody can know its name before it is there; those who look go through all names.
+    new = Path(tempfile.mkdtemp(prefix=f"{last.name}-", dir=last.parent))
+    logger.warning("%s; registrations go to %s", taken[-1], new)
+    return new
 
 
 def read(folder: Path) -> tuple[list[Registration], list[str]]:
@@ -172,30 +236,28 @@ def read(folder: Path) -> tuple[list[Registration], list[str]]:
     return found, problems
 
 
-def read_all(places: Sequence[Path]) -> tuple[list[Registration], list[str]]:
-    """Read several folders, as :func:`read` does one.
+def read_all(environ: Mapping[str, str] = os.environ) -> tuple[list[Registration], list[str]]:
+    """Read all of :func:`folders`, as :func:`read` does one.
 
-    A folder of somebody else is passed over: anybody can make one in ``/tmp``, and must not be able
-    to hide the others. Where there is no other it is an error all the same.
+    What is somebody else's is passed over: anybody can make it in the temporary folder, and must
+    not be able to hide the others. The one that ``GC_BOOTSTRAP_RUNTIME_DIR`` names must be this
+    user's.
 
     Raises
     ------
     RuntimeFolderError
         As :func:`read`.
     """
+    places = folders(environ)
+    if environ.get(VARIABLE):
+        return read(places[0])
     found: list[Registration] = []
     problems: list[str] = []
-    foreign: list[ForeignFolderError] = []
     for folder in places:
-        try:
+        with suppress(ForeignFolderError):
             registrations, unread = read(folder)
-        except ForeignFolderError as exc:
-            foreign.append(exc)
-        else:
             found += registrations
             problems += unread
-    if foreign and len(foreign) == len(places):
-        raise foreign[0]
     return found, problems
 
 
@@ -246,5 +308,5 @@ def own_cookies(environ: Mapping[str, str] = os.environ) -> dict[Peer, str]:
     RuntimeFolderError
         A runtime folder cannot be trusted.
     """
-    registrations, _ = read_all(folders(environ))
+    registrations, _ = read_all(environ)
     return {r.peer: r.cookie for r in registrations if r.cookie is not None}

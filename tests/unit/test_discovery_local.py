@@ -13,6 +13,7 @@ import pytest
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.errors import DiscoveryError
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire import registrations
 from gc_bootstrap.wire.registrations import Registrar, Registration
 from tests.unit.helpers import eventually
 
@@ -55,10 +56,9 @@ async def test_every_folder_that_an_agent_may_have_used_is_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GC_BOOTSTRAP_RUNTIME_DIR")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "xdg"))
-    discovery = await asyncio.to_thread(LocalDiscovery)
-    assert tmp_path / "xdg" / "gc_bootstrap" in discovery._folders
-    discovery._folders = [tmp_path / "one", tmp_path / "two"]
+    places = [tmp_path / "one", tmp_path / "two"]
+    monkeypatch.setattr(registrations, "folders", lambda environ=None: places)
+    discovery = LocalDiscovery()
     async with registered(A, folder=tmp_path / "one"), registered(B, folder=tmp_path / "two"):
         assert (await discovery.peers()).peers == {A, B}
 

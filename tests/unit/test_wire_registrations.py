@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.wire import registrations as module
 from gc_bootstrap.wire.registrations import (
     Registrar,
     Registration,
@@ -21,6 +24,7 @@ from gc_bootstrap.wire.registrations import (
     folders,
     own_cookies,
     read,
+    read_all,
 )
 
 A, B = Peer("127.0.0.1", 1), Peer("::1", 2)
@@ -257,3 +261,115 @@ def test_a_cookie_in_a_folder_that_others_can_write_to_is_not_trusted(runtime_di
     runtime_dir.chmod(0o777)
     with pytest.raises(RuntimeFolderError, match="is open to other users"):
         own_cookies()
+
+
+# -- somebody else was there first -----------------------------------------------------------------
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as somebody else")
+SOMEBODY = 1234
+ATTACKS = {
+    "a file": "echo hello > {place}",
+    "a file that all may write to": "echo hello > {place}; chmod 666 {place}",
+    "a link to a folder of theirs": "mkdir {place}.theirs; ln -s {place}.theirs {place}",
+    "a link to nowhere": "ln -s /nowhere/at/all {place}",
+    "a link to itself": "ln -s {place} {place}",
+    "a pipe": "mkfifo {place}",
+    "a folder": "mkdir -m 700 {place}",
+    "a folder that all may write to": "mkdir {place}; chmod 1777 {place}",
+    "a folder with a registration": "mkdir {place}; echo '{registration}' > {place}/1-a-1.agent",
+}
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of all users, and an environment that names no other."""
+    folder = Path(tempfile.mkdtemp(prefix="gc_bootstrap-test-"))
+    folder.chmod(0o1777)
+    monkeypatch.setattr(module, "SHARED", folder)
+    monkeypatch.delenv("GC_BOOTSTRAP_RUNTIME_DIR")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert folders()[-1] == folder / f"gc_bootstrap-{os.getuid()}"
+    monkeypatch.setattr(module, "folders", lambda environ=None: module._shared_folders())
+    yield folder
+    shutil.rmtree(folder)
+
+
+@needs_root
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_agents_are_found_whatever_somebody_else_has_put_in_their_place(
+    shared: Path, attack: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = shared / f"gc_bootstrap-{os.getuid()}"
+    theirs = '{"peer": "10.6.6.6:1", "pid": 1, "cookie": "theirs"}'
+    script = ATTACKS[attack].format(place=place, registration=theirs)
+    subprocess.run(["sh", "-c", script], user=SOMEBODY, group=SOMEBODY, extra_groups=[], check=True)
+    before = sorted(shared.rglob("*"))
+    assert read_all() == ([], [])
+    first, second = Registration(A, 11, "secret"), Registration(B, 12)
+    with registered(None, first):
+        assert read_all() == ([first], [])
+        assert own_cookies() == {A: "secret"}
+        with registered(None, second):
+            assert sorted(read_all()[0], key=lambda r: r.pid) == [first, second]
+        # One folder for both, made once and said once, that nobody else can look into.
+        assert caplog.text.count(f"{place} belongs to user {SOMEBODY}, not to this one") == 1
+        (made,) = module._shared_folders()[1:]
+        assert made.stat().st_uid == os.getuid()
+        assert made.stat().st_mode & 0o7777 == 0o700
+    assert sorted(set(shared.rglob("*")) - {made}) == before
+
+
+@needs_root
+def test_agents_are_found_when_somebody_else_gives_the_place_back(shared: Path) -> None:
+    place = shared / f"gc_bootstrap-{os.getuid()}"
+    early, late = Registration(A, 11), Registration(B, 12)
+    place.mkdir(mode=0o700)
+    os.chown(place, SOMEBODY, -1)
+    with registered(None, early):
+        place.rmdir()
+        with registered(None, late):
+            assert place.exists()
+            assert sorted(read_all()[0], key=lambda r: r.pid) == [early, late]
+
+
+@needs_root
+def test_folders_in_its_stead_that_somebody_else_has_made_are_passed_over(shared: Path) -> None:
+    name = f"gc_bootstrap-{os.getuid()}"
+    for number in range(50):
+        (shared / f"{name}-{number}").mkdir(mode=0o700)
+        os.chown(shared / f"{name}-{number}", SOMEBODY, -1)
+    (shared / f"{name}-mine-and-open").mkdir()
+    (shared / f"{name}-file").touch()
+    with registered(None, Registration(A, 11)):
+        assert read_all() == ([Registration(A, 11)], [])
+        assert module._shared_folders() == [shared / name]
+
+
+def test_a_hard_link_to_a_file_of_this_user_is_nobodys(shared: Path, tmp_path: Path) -> None:
+    (shared / "file").touch()
+    os.link(shared / "file", shared / f"gc_bootstrap-{os.getuid()}")
+    with registered(None, Registration(A, 11)):
+        assert read_all() == ([Registration(A, 11)], [])
+
+
+def test_a_file_of_this_user_in_the_place_is_said(shared: Path) -> None:
+    (shared / f"gc_bootstrap-{os.getuid()}").touch()
+    with pytest.raises(RuntimeFolderError, match="is not a folder"):
+        read_all()
+    with pytest.raises(RuntimeFolderError, match="is not a folder"):
+        Registrar().register(Registration(A, 11))
+
+
+@needs_root
+def test_a_folder_that_a_person_has_named_must_be_this_users(runtime_dir: Path) -> None:
+    runtime_dir.mkdir(mode=0o700)
+    os.chown(runtime_dir, SOMEBODY, -1)
+    for ask in (read_all, own_cookies, lambda: Registrar().register(Registration(A, 11))):
+        with pytest.raises(RuntimeFolderError, match=f"belongs to user {SOMEBODY}, not to this"):
+            ask()
+
+
+@needs_root
+def test_the_session_folder_of_whoever_called_sudo_is_not_this_users(tmp_path: Path) -> None:
+    os.chown(tmp_path, SOMEBODY, -1)
+    assert tmp_path / "gc_bootstrap" not in folders({"XDG_RUNTIME_DIR": str(tmp_path)})
