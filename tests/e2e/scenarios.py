@@ -101,7 +101,7 @@ async def agents(cluster: Cluster, processes: Processes, count: int) -> list[Pee
     started = [
         await processes.start(
             *("pool", "agent", "--listen", str(peer), "--cookie-file", str(cookie)),
-            *("--nthreads", "1", "--host", "127.0.0.1"),
+            *("--nthreads", "1", "--no-nanny", "--host", "127.0.0.1"),
         )
         for peer in peers
     ]
@@ -129,7 +129,8 @@ async def follows(cluster: Cluster, processes: Processes, resource: str) -> None
     await scheduler.formed(peers)
 
     async def settled() -> bool:
-        return not (await scheduler.status())["connecting"]
+        pool = await scheduler.status()
+        return not (pool["connecting"] or pool["disconnecting"])
 
     await until(settled, "no connect is under way")
     await service.terminating(second)
@@ -141,6 +142,7 @@ async def follows(cluster: Cluster, processes: Processes, resource: str) -> None
         await until(forgotten, "the second is no peer any more")
     else:
         await scheduler.formed([first])
+        await until(settled, "the second has been let go")
 
 
 async def comes_in_pages(cluster: Cluster) -> None:
