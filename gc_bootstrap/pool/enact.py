@@ -91,8 +91,10 @@ class Enactor:
 
     async def enact(self, plan: Plan) -> None:
         """Begin what a plan proposes. What is left of the plan before is forgotten."""
-        self._fresh = deque(peer for peer in plan.connect if peer not in plan.retries)
-        self._retries = deque(peer for peer in plan.connect if peer in plan.retries)
+        # Some of the plan before may have been started since this one was made.
+        connect = [peer for peer in plan.connect if peer not in self.connecting]
+        self._fresh = deque(peer for peer in connect if peer not in plan.retries)
+        self._retries = deque(peer for peer in connect if peer in plan.retries)
         self._awaited = frozenset(plan.awaited)
         self._fill()
         for peer in plan.cancel:

@@ -11,7 +11,7 @@ import pytest
 from gc_bootstrap.config import ConnectOptions
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Outcome, Peer
-from gc_bootstrap.pool import Pool, enact
+from gc_bootstrap.pool import Plan, Pool, enact
 from gc_bootstrap.testing import FakeDist, ManualDiscovery
 from tests.unit.helpers import HANGS, QUICK, RARELY, eventually, opened
 
@@ -41,7 +41,7 @@ async def test_half_of_the_places_are_kept_for_peers_that_never_failed() -> None
         dist.behaviour = dict.fromkeys(MANY, HANGS)
         await eventually(lambda: len(pool._enactor.connecting) == 2)
         discovery.set([*MANY, A])
-        await eventually(lambda: dist.connected == {A})
+        await eventually(lambda: dist.connected == {A} and A not in pool._enactor.connecting)
         assert len(pool._enactor.connecting) == 2
 
 
@@ -137,6 +137,22 @@ async def test_status_does_not_call_a_peer_that_waits_for_a_place_backing_off() 
         assert waiting[1] == "waits for its turn after 1 failures: is not reachable"
     finally:
         await pool.close()
+
+
+@pytest.mark.usefixtures("no_end_of_patience")
+async def test_who_was_started_since_the_plan_was_made_is_not_started_twice() -> None:
+    dist = FakeDist()
+    dist.behaviour = {A: HANGS, B: HANGS}
+    options = replace(FOUR, connect=ConnectOptions(concurrency=1))
+    async with opened(ManualDiscovery(), dist, options) as pool:
+        await pool._enactor.enact(Plan(connect=(A, B)))
+        await eventually(lambda: dist.calls == [("connect", A)])
+        pool._enactor.connecting[A].cancel()
+        await eventually(lambda: dist.calls == [("connect", A), ("connect", B)])
+        await pool._enactor.enact(Plan(connect=(B,)))  # made while B was still waiting
+        pool._enactor.connecting[B].cancel()
+        await eventually(lambda: not pool._enactor.connecting)
+        assert dist.calls == [("connect", A), ("connect", B)]
 
 
 async def test_a_peer_that_may_be_had_soon_is_asked_again_soon() -> None:
