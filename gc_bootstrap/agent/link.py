@@ -266,7 +266,10 @@ class Link:
         retired = await self._rpc.retire_workers(
             workers=list(addresses), close_workers=False, remove=True
         )
-        return {address: "its data" for address in addresses if address not in retired}
+        for address in addresses:
+            if address not in retired:
+                logger.warning("%s goes with its data: its scheduler has not retired it", address)
+        return {}
 
 
 async def _dial(host: str, port: int) -> None:

@@ -269,6 +269,20 @@ async def test_an_agent_of_a_scheduler_that_cannot_drain_is_retired_by_dask_alon
     assert set(ledger.runs.values()) == {1}
 
 
+async def test_what_such_a_scheduler_does_not_retire_goes_with_its_data_and_that_is_said(
+    form: Form, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = await form(1)
+    futures = await results(cluster, 3)
+    address = cluster.address(0)
+    del cluster.scheduler.handlers[DRAIN_HANDLER]
+    with caplog.at_level(logging.WARNING, "gc_bootstrap"):
+        await cluster.agents[0].drain()
+    assert f"{address} goes with its data: its scheduler has not retired it" in caplog.text
+    assert "The time was over" not in caplog.text
+    assert len(futures) == 3, "they are wanted"
+
+
 async def test_a_worker_that_dies_while_it_drains_is_done(form: Form, ledger: Ledger) -> None:
     cluster = await form(2)
     future = cluster.client.submit(
