@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from distributed.active_memory_manager import ActiveMemoryManagerExtension, RetireWorker
 from distributed.core import Status as Status
@@ -69,6 +70,9 @@ DONT_REPLY = Status.dont_reply
 RETIREMENT = "retire-workers-"
 """How the stimulus of ``Scheduler.retire_workers`` begins; a removal for another reason has another
 one (distributed 2026.1 to 2026.8)."""
+
+_COMPLAINED: WeakSet[SchedulerPlugin] = WeakSet()
+"""Plugins of others that have raised, which has been said."""
 
 Kind = TypeVar("Kind", bound=SchedulerPlugin)
 
@@ -225,10 +229,18 @@ def release(scheduler: Scheduler, tasks: Iterable[TaskState], stimulus_id: str) 
 
 
 def may_leave(scheduler: Scheduler, workers: Iterable[WorkerState]) -> set[WorkerState]:
-    """Of some workers, those that every plugin would let go; that of shuffles is one of them."""
+    """Of some workers, those that every plugin would let go; that of shuffles is one of them.
+
+    One that raises has no say: a drain does not end for somebody else's fault.
+    """
     valid = list(workers)
-    for plugin in list(scheduler.plugins.values()):
-        valid = plugin.valid_workers_downscaling(scheduler, valid)
+    for name, plugin in list(scheduler.plugins.items()):
+        try:
+            valid = list(plugin.valid_workers_downscaling(scheduler, valid))
+        except Exception:
+            if plugin not in _COMPLAINED:
+                _COMPLAINED.add(plugin)
+                logger.exception("The plugin %r cannot say which workers may leave", name)
     return set(valid)
 
 

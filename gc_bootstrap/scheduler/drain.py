@@ -229,7 +229,7 @@ class Drain:
             idle = not (stays or self.ws.processing)
             if late or idle:
                 self._move()
-                if idle and self._everything_is_safe() and not self._needed.by_shuffle():
+                if idle and self._everything_is_safe() and not self._needed.by_plugin:
                     return
             self.looks += 1
             pause = max(self._pace(), LOOK_EACH * len(self.ws.processing))
@@ -309,7 +309,7 @@ class Drain:
         if not self._everything_is_safe():
             takes = _dask.anybody_takes(self._scheduler, self._leaving)
             return "" if takes else "no other worker can take its data"
-        return "it takes part in a P2P shuffle" if self._needed.by_shuffle() else ""
+        return self._needed.by_plugin
 
     def _everything_is_safe(self) -> bool:
         ws = self.ws

@@ -83,7 +83,7 @@ class Needed:
             The keys of the tasks that it has begun; None where it has not said.
         """
         if spent < TASKS_SHARE and not self._may_leave(self._ws):
-            why = "it takes part in a P2P shuffle"
+            why = self._by_whom
         elif spent < BOUND_SHARE and self._has_bound_tasks(begun):
             why = "it has tasks that no other worker can run"
         else:
@@ -91,9 +91,16 @@ class Needed:
         # Somebody else's retirement takes it off work, too.
         return "" if _dask.is_retired(self._scheduler, self._ws.address) else why
 
-    def by_shuffle(self) -> bool:
-        """Whether some plugin would not let it go, at this very moment."""
-        return not _dask.may_leave(self._scheduler, [self._ws])
+    @property
+    def by_plugin(self) -> str:
+        """Why a plugin would not let it go at this very moment, or an empty text."""
+        return "" if _dask.may_leave(self._scheduler, [self._ws]) else self._by_whom
+
+    @property
+    def _by_whom(self) -> str:
+        if _dask.shuffles(self._scheduler, self._ws.address):
+            return "it takes part in a P2P shuffle"
+        return "a plugin wants it to stay"
 
     def _has_bound_tasks(self, begun: frozenset[Any] | None) -> bool:
         """Whether there are tasks that it has not begun, and that no other worker can run."""

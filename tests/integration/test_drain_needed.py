@@ -10,8 +10,10 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Future
+from distributed import Future, Scheduler
 from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.scheduler import WorkerState
 
 from gc_bootstrap.peer import Outcome
 from gc_bootstrap.scheduler import _dask
@@ -129,6 +131,37 @@ async def test_a_shuffle_that_outlasts_the_drain_is_named_in_the_loss(
     ledger.open.set()
     await check(future)
     assert min(ledger.runs.values()) == 2
+
+
+class Stays(SchedulerPlugin):
+    """Lets no worker go, or cannot say which."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def valid_workers_downscaling(
+        self, scheduler: Scheduler, workers: list[WorkerState]
+    ) -> list[WorkerState]:
+        if self.error is not None:
+            raise self.error
+        return []
+
+
+async def test_a_plugin_that_lets_no_worker_go_is_asked_and_one_that_raises_has_no_say(
+    form: Form, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = await form(2)
+    stays = Stays()
+    cluster.scheduler.add_plugin(stays)
+    drop = asyncio.create_task(cluster.drop(0))
+    await looks_on(cluster, 0)
+    assert cluster.worker(0).status == Status.running
+    progress = cluster.dist.progress(cluster.agents[0].peer)
+    assert progress.startswith("draining: goes on working, as a plugin wants it to stay; ")
+    stays.error = RuntimeError("a bug of mine")
+    assert await drop == Outcome.DONE
+    assert caplog.text.count("cannot say which workers may leave") == 1
+    assert "a bug of mine" in caplog.text
 
 
 # -- bound tasks -----------------------------------------------------------------------------------
