@@ -257,6 +257,8 @@ async def _read(request: web.BaseRequest) -> bytes:
         raise WireError(413, f"the body is larger than {messages.MAX_BODY} bytes") from None
     except web.RequestPayloadError:
         raise WireError(400, "the body is not sent as the headers say") from None
+    except ConnectionError:
+        raise WireError(400, "the client is gone", "") from None  # there is nobody to read it
 
 
 def _refuse_web_pages(request: web.BaseRequest) -> None:

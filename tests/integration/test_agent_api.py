@@ -197,6 +197,21 @@ async def test_an_answer_that_comes_early_is_not_lost(agent: AgentServer, head: 
     assert answer.endswith(b"}")
 
 
+async def test_a_client_that_goes_in_the_middle_of_its_body_is_no_error_of_the_agent(
+    agent: AgentServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        _, writer = await asyncio.open_connection(agent.peer.host, agent.peer.port)
+        writer.write(POST + b"Content-Length: 10\r\n\r\nabc")
+        await writer.drain()
+        # Answered after it: the agent has begun to read the body.
+        assert (await request(agent.peer, "GET", "/healthz"))[0] == 200
+        writer.transport.abort()
+    assert (await request(agent.peer, "GET", "/healthz"))[0] == 200
+    assert [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")] == []
+    assert agent.agent.refusals.counts == {}
+
+
 @pytest.mark.parametrize("pieces", [1, 1_000_000])
 async def test_a_client_that_does_not_close_after_its_answer_is_closed(
     agent: AgentServer, pieces: int, monkeypatch: pytest.MonkeyPatch
