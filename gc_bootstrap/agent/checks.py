@@ -8,9 +8,9 @@ own parsers are asked where it has one.
 from __future__ import annotations
 
 import math
-import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,10 +98,12 @@ def local_directory(text: str | None) -> Iterator[str]:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if not there.is_dir():
             yield f"--local-directory {text}: {there} is not a folder"
-        elif not os.access(there, os.W_OK | os.X_OK):
-            yield f"--local-directory {text}: {there} cannot be written"
+        else:
+            # Tried, and not asked for: to the superuser a read-only file system says that it can.
+            with tempfile.TemporaryDirectory(prefix="gc_bootstrap-", dir=there):
+                pass
     except (OSError, ValueError) as exc:  # a name that is too long, a null byte
-        yield f"--local-directory {text}: {_why(exc)}"
+        yield f"--local-directory {text}: no folder can be made there: {_why(exc)}"
 
 
 def network(given: Mapping[str, Any], security: Security | None) -> Iterator[str]:

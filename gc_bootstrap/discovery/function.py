@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -55,8 +54,8 @@ class FunctionDiscovery(Discovery):
 
     async def _in_thread(self) -> Any:
         if self._call is not None and self._call.runs:
-            waited = time.monotonic() - self._call.began
-            raise DiscoveryError(f"{self!r} has not returned for {waited:.0f} s")
+            # Without the seconds: an error that changes is one more line in the log at each look.
+            raise DiscoveryError(f"{self!r} has not returned since it was last called")
         self._call = _Call(self._function)
         return await self._call.answer
 
@@ -75,7 +74,6 @@ class _Call:
     """
 
     def __init__(self, function: PeersFunction) -> None:
-        self.began = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Any] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()

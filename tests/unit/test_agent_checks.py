@@ -63,7 +63,9 @@ def test_a_local_directory_has_to_be_a_folder_or_to_become_one(tmp_path: Path) -
         f"--local-directory {file}/inside: {file} is not a folder",
     )
     (line,) = problems("--local-directory", "x" * 5000)
-    assert line.endswith(": File name too long")
+    assert line.endswith(": no folder can be made there: File name too long")
+    (line,) = problems("--local-directory", "/proc/gc_bootstrap")
+    assert line.startswith("--local-directory /proc/gc_bootstrap: no folder can be made there: ")
     assert options("--local-directory", f"{tmp_path}/a/b").workers
     assert not (tmp_path / "a").exists()
 

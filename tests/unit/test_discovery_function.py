@@ -106,8 +106,10 @@ async def test_one_that_hangs_is_called_once_and_cannot_know() -> None:
         async with asyncio.timeout(0.01):
             await discovery.peers()
     for _ in range(3):
-        with pytest.raises(DiscoveryError, match="function has not returned for 0 s"):
+        with pytest.raises(DiscoveryError) as caught:
             await discovery.peers()
+        # The same each time: a new error is one more line in the log.
+        assert str(caught.value).endswith("function has not returned since it was last called")
     assert len(calls) == 1
     release.set()
     assert discovery._call is not None
