@@ -170,6 +170,8 @@ class Snapshot:
     ValueError
         ``leaving`` names somebody that ``peers`` does not, or a complete answer has a reason not
         to be.
+    TypeError
+        ``reason`` is no text, but an exception, say.
     """
 
     peers: frozenset[Peer]
@@ -179,6 +181,8 @@ class Snapshot:
     reason: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.reason, str):
+            raise TypeError(f"reason: expected a text, got {self.reason!r}")
         if self.complete and self.reason:
             raise ValueError(f"complete, and yet not because: {self.reason}")
         if not self.leaving <= self.peers:

@@ -191,6 +191,11 @@ def test_a_snapshot_that_is_not_complete_may_say_why_and_that_is_for_people() ->
     assert hash(silent) == hash(saying)
 
 
+def test_the_reason_is_a_text() -> None:
+    with pytest.raises(TypeError, match=r"reason: expected a text, got OSError\('away'\)"):
+        Snapshot(frozenset(), complete=False, reason=OSError("away"))  # type: ignore[arg-type]
+
+
 def test_a_complete_snapshot_has_no_reason_not_to_be() -> None:
     with pytest.raises(ValueError, match="complete, and yet not because: away"):
         Snapshot(frozenset({A}), reason="away")
