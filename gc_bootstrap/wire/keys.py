@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -29,8 +28,6 @@ MOST = 16
 HOW = "such as one of: dask pool keygen"
 
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
-# What cryptography raises for a block that is not what it says, or a kind of key that it lacks.
-_BAD = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 class PrivateKey:
@@ -60,7 +57,8 @@ class PrivateKey:
             )
         try:
             key = serialization.load_pem_private_key(text.encode(), password=None)
-        except _BAD:
+        except Exception:
+            # Whatever is wrong with it: cryptography has a dozen exceptions for that.
             raise ConfigError(
                 f"{where}: is no private key without a passphrase; expected Ed25519 in PEM, {HOW}"
             ) from None
@@ -131,7 +129,8 @@ def _public(block: str, label: str, where: str) -> Ed25519PublicKey:
             key = x509.load_pem_x509_certificate(block.encode()).public_key()
         else:
             key = serialization.load_pem_public_key(block.encode())
-    except _BAD:
+    except Exception:
+        # As with a private one.
         raise ConfigError(
             f"{where}: {label} is no public key; expected Ed25519 in PEM, {HOW}"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import datetime
 import pickle
@@ -197,6 +198,16 @@ def test_a_private_key_never_shows_itself() -> None:
         pickle.dumps(KEY)
     with pytest.raises(TypeError, match="never pickled"):
         copy.copy(KEY)
+
+
+def test_a_damaged_certificate_is_one_line() -> None:
+    """Of a version that there is not: cryptography has an exception of its own for it."""
+    der = base64.b64decode("".join(certificate(KEY.key).splitlines()[1:-1]))
+    version, damaged = bytes.fromhex("a003020102"), bytes.fromhex("a003020105")
+    assert version in der
+    body = base64.encodebytes(der.replace(version, damaged, 1)).decode()
+    with pytest.raises(ConfigError, match=r"^x: CERTIFICATE is no public key"):
+        PublicKeys(f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n", "x")
 
 
 # -- where they are found --------------------------------------------------------------------------
