@@ -89,6 +89,36 @@ async def test_sigterm_ends_an_agent_whose_task_does_not(processes: Processes) -
     assert group.returncode == 0
 
 
+async def test_a_second_sigterm_ends_an_agent_that_drains_and_its_results_are_computed_again(
+    processes: Processes,
+) -> None:
+    agents = await processes.agents(2, "--drain-timeout", "600s")
+    (peer, group), _ = agents.items()
+    scheduler = await processes.scheduler(agents)
+    (worker,) = (await scheduler.formed(agents))[str(peer)]
+    async with Client(scheduler.address, asynchronous=True) as client:
+        futures = client.map(abs, range(5), workers=[worker], allow_other_workers=True, pure=False)
+        assert await client.gather(futures) == list(range(5))
+
+        def forever() -> None:
+            import time
+
+            time.sleep(3600)
+
+        future = client.submit(forever, workers=[worker])
+        await until(lambda: _runs(client, future.key), "the task runs")
+        group.signal(signal.SIGTERM)
+
+        async def drains() -> bool:
+            return bool((await scheduler.status())["progress"].get(str(peer)))
+
+        await until(drains, "it drains")
+        group.signal(signal.SIGTERM)
+        await until(lambda: group.ended, "the agent has ended")
+        assert await client.gather(futures) == list(range(5))
+        future.release()
+
+
 async def _runs(client: Client, key: object) -> bool:
     processing = await client.processing()
     return any(key in keys for keys in processing.values())
