@@ -36,6 +36,10 @@ from distributed.utils import (
 from distributed.versions import get_versions
 from distributed.worker_memory import parse_memory_limit as _parse_memory_limit
 
+from gc_bootstrap.errors import one_line
+
+logger = logging.getLogger(__name__)
+
 __all__ = [
     "NEEDS",
     "HookedNanny",
@@ -48,6 +52,7 @@ __all__ = [
     "close_worker",
     "enable_proctitle_on_children",
     "enable_proctitle_on_current",
+    "end_by_nanny",
     "get_address_host_port",
     "get_backend",
     "get_ip_interface",
@@ -100,6 +105,7 @@ NEEDS = (
     ("distributed.versions", "get_versions", "2.0.0", "workers that start within 0.1 s"),
     (_WORKER, "scheduler", "2.0.0", "a lifetime ends with a drain"),
     (_WORKER, "security", "2.0.0", "a lifetime ends with a drain"),
+    (_WORKER, "nanny", "2.0.0", "a lifetime ends with a drain"),
     (_WORKER, "lifetime", "2.9.0", "a lifetime ends with a drain"),
     (_WORKER, "lifetime_restart", "2.9.0", "a lifetime ends with a drain"),
     (_WORKER, "startup_information", "2.3.0", "the tag on a worker"),
@@ -325,3 +331,12 @@ async def run_in_worker(nanny: Nanny, function: Callable[[], None]) -> None:
         The worker cannot be asked.
     """
     await nanny.rpc(nanny.worker_address).run(function=dumps(function))
+
+
+async def end_by_nanny(worker: Worker, nanny: str, timeout: float, reason: str) -> None:
+    """Have the nanny at an address end this worker, and start another."""
+    try:
+        await worker.rpc(nanny).kill(timeout=timeout, reason=reason)
+    except Exception as exc:
+        # The connection goes with the worker.
+        logger.debug("The nanny at %s has not answered: %s", nanny, one_line(exc))

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 ASK_AGAIN = 0.2
 """Seconds after which a drain is asked for again."""
+END_TIMEOUT = 10.0
+"""Seconds for a worker to close that is to be started again; it is killed after 0.8 of them."""
 REASON = "worker-lifetime-reached"
 """Why the worker closes: what Dask calls it."""
 _RANDOM = random.SystemRandom()
@@ -85,6 +87,11 @@ class Lifetime:
 
     async def _end(self, worker: Worker, tag: Tag) -> None:
         logger.info("The lifetime of %s is over: it is drained", worker.address)
+        nanny = str(worker.nanny) if worker.nanny and worker.lifetime_restart else None
+        if nanny is not None:
+            # Once drained, its next heartbeat may close it before this does, and its nanny for
+            # good with it. A nanny that is told nothing starts another worker.
+            worker.nanny = None
         link = Link(worker.scheduler.address, tag.scheduler_id, worker.security)
         deadline = asyncio.get_running_loop().time() + self.drain_timeout
         try:
@@ -97,4 +104,8 @@ class Lifetime:
             logger.warning("The scheduler could not be asked to take the data: %s", os_reason(exc))
         finally:
             await link.close()
-        await worker.close(nanny=not worker.lifetime_restart, reason=REASON)
+        if nanny is not None:
+            # Not by itself: it would wait for 2 s for word from its nanny (see WorkerGroup._ends),
+            # and meanwhile its scheduler would attach the agent anew.
+            await _dask.end_by_nanny(worker, nanny, END_TIMEOUT, REASON)
+        await worker.close(reason=REASON)

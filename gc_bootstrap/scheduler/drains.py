@@ -160,6 +160,8 @@ class Drainer(SchedulerPlugin):
             else:
                 there = self._members.workers(pool, Peer.parse(peer))
                 lost = await self._drain([w for w in workers if w in there], deadline, "agent")
+                for worker in lost:
+                    self._members.let_go(worker)
         except DistError as exc:
             # Raised, it would be logged with a traceback.
             logger.info("The agent at %s is told nothing: %s", peer, exc)

@@ -82,8 +82,12 @@ class Members(SchedulerPlugin):
         }
 
     def was_retired(self, worker: str) -> bool:
-        """Whether Dask's ``retire_workers`` has let a worker go that was ours."""
+        """Whether a worker of ours went that none is to replace; see :meth:`let_go`."""
         return worker in self._retired
+
+    def let_go(self, worker: str) -> None:
+        """Note that a worker goes on purpose, as one does that ``retire_workers`` takes."""
+        self._retired.append(worker)
 
     def retired_agent(self, pool: str, peer: Peer) -> str | None:
         """Which start of a peer's agent it was whose last worker was retired, if it was."""
@@ -118,6 +122,8 @@ class Members(SchedulerPlugin):
         with suppress(PeerError):  # somebody else's use of the key
             peer = Peer.parse(tag.peer)
             self._tags[worker] = tag
+            if worker in self._retired:  # its port is fixed, and it is another one
+                self._retired = deque((w for w in self._retired if w != worker), RETIRED_KEPT)
             self._pools.setdefault(tag.pool, {}).setdefault(peer, set()).add(worker)
             self._retired_agents.pop((tag.pool, peer), None)
 

@@ -97,6 +97,17 @@ def test_an_address_that_comes_back_as_somebody_elses_is_theirs() -> None:
     assert members.peers("default") == frozenset()
 
 
+def test_a_worker_at_the_address_of_one_that_was_let_go_is_another() -> None:
+    scheduler = FakeScheduler()
+    members = members_of(scheduler)
+    members.let_go("tcp://a:1")
+    members.let_go("tcp://a:2")
+    scheduler.register("tcp://a:1", "a:10")
+    members.add_worker(cast(Scheduler, scheduler), "tcp://a:1")
+    assert not members.was_retired("tcp://a:1")
+    assert members.was_retired("tcp://a:2")
+
+
 def test_a_worker_that_dask_retired_is_told_from_others() -> None:
     scheduler = FakeScheduler()
     members = members_of(scheduler)
