@@ -374,16 +374,14 @@ class Pool:
             return self._snapshot
         if self._errors.pop("discovery", None):
             logger.info("Pool %s: discovery answers again", self.name)
-        if found.complete:
-            self._incomplete = None
-        else:
-            self._is_incomplete(" ".join(found.reason.split()) or "the discovery does not say why")
+        why = " ".join(found.reason.split()) or "the discovery does not say why"
+        self._is_incomplete(None if found.complete else why)
         self._snapshot = found
         return found
 
-    def _is_incomplete(self, reason: str) -> None:
+    def _is_incomplete(self, reason: str | None) -> None:
         since = self._clock() if self._incomplete is None else self._incomplete[1]
-        self._incomplete = reason, since
+        self._incomplete = None if reason is None else (reason, since)
 
     async def _members(self) -> frozenset[Peer]:
         try:
