@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gc_bootstrap.agent import _dask
-from gc_bootstrap.config import BadValueError, duration
+from gc_bootstrap.config import SHORTEST, BadValueError, duration
 from gc_bootstrap.errors import one_line, os_reason
 
 if TYPE_CHECKING:
@@ -71,11 +71,12 @@ def resources(text: str | None) -> tuple[dict[str, float] | None, list[str]]:
 
 def durations(given: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the options that are durations."""
-    for name, least in (("death_timeout", None), ("lifetime", None), ("lifetime_stagger", 0.0)):
+    least = {"death_timeout": SHORTEST, "lifetime": SHORTEST, "lifetime_stagger": 0.0}
+    for name, shortest in least.items():
         text = given[name]
         try:
             if text is not None:
-                _ = duration(text) if least is None else duration(text, least=least)
+                duration(text, least=shortest)
         except BadValueError as exc:
             yield f"--{name.replace('_', '-')} {text}: {exc}"
 
