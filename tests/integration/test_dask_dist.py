@@ -70,7 +70,10 @@ async def test_an_agent_goes_back_to_idle_when_its_scheduler_retires_the_worker(
         await scheduler.retire_workers(list(scheduler.workers), close_workers=True)
         await until(lambda: agent.agent.state == "idle", "the agent is idle")
         assert await dist.members() == frozenset()
-        assert await dist.connect(agent.peer), "it cannot be attached again"
+        async with scheduler_here() as other:
+            theirs = await dists(scheduler=other)
+            assert await theirs.connect(agent.peer), "another cannot attach it"
+            await theirs.close()
 
 
 async def test_losing_a_worker_is_hinted(scheduler: Scheduler, dists: DistFactory) -> None:
