@@ -119,7 +119,7 @@ class Supervisor:
         delay = self._delay(ends)
         self.down[what] = f"{what} ended: {reason}"
         logger.error(
-            "Pool %s: its %s has ended: %s; started anew in %.1f s",
+            "Pool %s: %s ended: %s; started anew in %.1f s",
             self._name,
             what,
             reason,

@@ -146,7 +146,7 @@ async def test_whatever_a_wait_for_hints_raises_there_are_hints_again(
 async def test_a_task_that_somebody_cancels_is_said_and_started_anew(
     what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said = f"Pool gpu: its {what} has ended: cancelled by somebody else; started anew in"
+    said = f"Pool gpu: {what} ended: cancelled by somebody else; started anew in"
 
     def said_so_often(times: int) -> bool:
         return caplog.text.count(said) == times
