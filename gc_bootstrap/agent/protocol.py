@@ -35,7 +35,7 @@ class Protocol(web.RequestHandler):
         As for aiohttp's own.
     """
 
-    __slots__ = ("_is_malformed", "_lingers", "_unread", "connection")
+    __slots__ = ("_headers", "_is_malformed", "_lingers", "_unread", "connection")
 
     def __init__(self, connection: Connection, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
@@ -43,11 +43,22 @@ class Protocol(web.RequestHandler):
         self._is_malformed = False
         self._unread = LINGER_BYTES
         self._lingers: asyncio.Future[None] | None = None
+        self._headers: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
         self.connection.made(transport)
+        if isinstance(transport, asyncio.WriteTransport):
+            # aiohttp 3.14.3 waits for ever for the first request of a connection.
+            loop = asyncio.get_running_loop()
+            self._headers = loop.call_later(self.keepalive_timeout, transport.abort)
         super().connection_made(transport)
+
+    def has_headers(self) -> None:
+        """The request's headers have come, or something that is none."""
+        if self._headers is not None:
+            self._headers.cancel()
+            self._headers = None
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
@@ -60,6 +71,7 @@ class Protocol(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Called by the event loop."""
+        self.has_headers()
         self.connection.lost()
         super().connection_lost(exc)
         self._leave()

@@ -112,7 +112,7 @@ class ControlServer:
             self._handle,
             request_factory=self._request,
             access_log=None,
-            # From the first byte to the end of the headers (aiohttp >= 3.14).
+            # From the first byte, or the TLS handshake, to the end of the headers.
             keepalive_timeout=REQUEST_TIMEOUT,
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
@@ -142,6 +142,7 @@ class ControlServer:
     def _request(
         self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
     ) -> web.BaseRequest:
+        protocol.has_headers()
         loop = asyncio.get_running_loop()
         return web.BaseRequest(
             message, payload, protocol, writer, task, loop, client_max_size=messages.MAX_BODY
