@@ -210,7 +210,6 @@ class Connections:
     def hear(self, connection: Connection) -> None:
         """It has sent something, or is not being served any more."""
         if connection not in self._asking and self.forget(connection):
-            self.forget(connection)
             self._asking[connection] = self._loop.time()
 
     def serve(self, connection: Connection) -> None:
