@@ -58,5 +58,5 @@ PYTHON
 sed -i -e "/^cpu .*127.0.0.3/d" -e "s/hostmaster 1 /hostmaster 2 /" "$folder/workers.zone"
 knotc -s "$folder/knot.sock" zone-reload workers.example >/dev/null
 
-while dask pool status --scheduler-file "$folder/scheduler.json" | grep -q '127\.0\.0\.3'; do sleep 0.2; done
+until dask pool status --scheduler-file "$folder/scheduler.json" | grep -q '127\.0\.0\.3:.* drained in'; do sleep 0.2; done
 dask pool status --scheduler-file "$folder/scheduler.json"

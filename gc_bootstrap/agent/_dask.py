@@ -64,6 +64,7 @@ __all__ = [
     "import_term",
     "is_ending",
     "is_server",
+    "let_close",
     "let_connect",
     "nprocesses_nthreads",
     "parse_host_port",
@@ -109,7 +110,7 @@ NEEDS = (
     (_WORKER, "lifetime", "2.9.0", "a lifetime ends with a drain"),
     (_WORKER, "lifetime_restart", "2.9.0", "a lifetime ends with a drain"),
     (_WORKER, "startup_information", "2.3.0", "the tag on a worker"),
-    (_WORKER, "stream_handlers", "2.0.0", "a worker says which tasks it runs"),
+    (_WORKER, "stream_handlers", "2.0.0", "a worker says which tasks it runs, and closes once"),
     (_WORKER, "batched_send", "2.0.0", "a worker says which tasks it runs"),
     (_WORKER, "periodic_callbacks", "2.0.0", "no socket is left of a worker that ends at once"),
     ("distributed.worker_state_machine:WorkerState", "executing", "2022.6.1", "the same"),
@@ -243,6 +244,21 @@ def add_startup_information(worker: Worker, key: str, what: Callable[[Worker], A
 def add_stream_handler(worker: Worker, op: str, handler: Callable[..., None]) -> None:
     """Have a worker take in a message that its scheduler sends by its stream."""
     worker.stream_handlers[op] = handler
+
+
+def let_close(worker: Worker) -> None:
+    """Have a worker that closes stay so, whatever its scheduler still says of its status.
+
+    What puts it back to work after a retirement that was given up may come late: Dask's worker
+    would then close twice, and wait for itself (distributed 2026.8).
+    """
+    take_in = worker.stream_handlers["worker-status-change"]
+
+    def unless_closing(**message: Any) -> None:
+        if worker.status not in (Status.closing, Status.closed, Status.failed):
+            take_in(**message)
+
+    worker.stream_handlers["worker-status-change"] = unless_closing
 
 
 def send_by_stream(worker: Worker, message: dict[str, Any]) -> None:

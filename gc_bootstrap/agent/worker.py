@@ -47,6 +47,7 @@ class OwnWorker:
         worker = self.worker_class(*args, **kwargs)
         _dask.add_startup_information(worker, tags.KEY, partial(_constant, self.tag.encode()))
         reports.answer(worker)
+        _dask.let_close(worker)
         if lifetime is not None:
             lifetime.begin(worker, self.tag)
         return worker

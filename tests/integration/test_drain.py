@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from typing import ClassVar
 
 import pytest
-from distributed import Scheduler
+from distributed import Scheduler, Worker
 from distributed.core import Status
-from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
 from distributed.worker_state_machine import PauseEvent, UnpauseEvent
 
 from gc_bootstrap.peer import Outcome
@@ -281,6 +282,24 @@ async def test_what_such_a_scheduler_does_not_retire_goes_with_its_data_and_that
     assert f"{address} goes with its data: its scheduler has not retired it" in caplog.text
     assert "The time was over" not in caplog.text
     assert len(futures) == 3, "they are wanted"
+
+
+class PutsBack(WorkerPlugin):
+    """Delivers, while its worker closes, what a retirement that is given up has on its way."""
+
+    found: ClassVar[list[Status]] = []
+
+    def teardown(self, worker: Worker) -> None:
+        worker.stream_handlers["worker-status-change"](status="running", stimulus_id="test")
+        self.found.append(worker.status)
+
+
+async def test_a_worker_that_closes_is_not_put_back_to_work(form: Form) -> None:
+    cluster = await form(1)
+    PutsBack.found.clear()
+    await cluster.worker(0).plugin_add(PutsBack(), name="puts-back")
+    await cluster.agents[0].close()
+    assert PutsBack.found == [Status.closing]
 
 
 async def test_a_worker_that_dies_while_it_drains_is_done(form: Form, ledger: Ledger) -> None:
