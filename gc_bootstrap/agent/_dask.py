@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from distributed import Nanny, Worker
@@ -128,6 +128,8 @@ NEEDS = (
 """Where, which name, since which version of ``distributed``, and what does not work without it."""
 
 CONNECT_POLL = 0.02
+
+T = TypeVar("T")
 
 _SILENT = logging.Logger("gc_bootstrap: silent", logging.CRITICAL + 1)  # noqa: LOG001 - not kept
 
@@ -338,15 +340,19 @@ class HookedNanny(Nanny):
         await super()._on_worker_exit(exitcode)
 
 
-async def run_in_worker(nanny: Nanny, function: Callable[[], None]) -> None:
-    """Call a function in the worker's process.
+async def run_in_worker(nanny: Nanny, function: Callable[[Worker], T]) -> T:
+    """Call a function in the worker's process; its argument must be called ``dask_worker``.
 
     Raises
     ------
     OSError
         The worker cannot be asked.
     """
-    await nanny.rpc(nanny.worker_address).run(function=dumps(function))
+    answer = await nanny.rpc(nanny.worker_address).run(function=dumps(function))
+    if answer["status"] != "OK":
+        raise OSError(f"{function.__name__} fails in it")
+    result: T = answer["result"]
+    return result
 
 
 async def end_by_nanny(worker: Worker, nanny: str, timeout: float, reason: str) -> None:

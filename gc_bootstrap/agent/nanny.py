@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
+from distributed import Worker
+
 from gc_bootstrap.agent import _dask
 from gc_bootstrap.agent.link import Link
 from gc_bootstrap.agent.state import Life
@@ -34,13 +36,20 @@ QUIET_TIMEOUT = 1.0
 """Seconds for telling a worker that it is about to be closed."""
 
 
-def _silence_heartbeat() -> None:
-    """Runs in the worker's process, in its last moments."""
+def _end_alone(dask_worker: Worker) -> bool:
+    """Runs in the worker's process, in its last moments; returns whether it closes already.
+
+    ``Worker.close`` does not wait for the heartbeat that is under way, which logs a traceback then.
+    Where it closes because its scheduler goes at the same time, it tells its nanny, and waits for
+    it: a nanny that is closing listens no more.
+    """
 
     def interesting(record: logging.LogRecord) -> bool:
         return "during heartbeat" not in record.getMessage()
 
     logging.getLogger("distributed.worker").addFilter(interesting)
+    dask_worker.nanny = None
+    return bool(dask_worker.status == _dask.Status.closing)  # not: is being drained
 
 
 class AgentNanny(_dask.HookedNanny):
@@ -66,6 +75,7 @@ class AgentNanny(_dask.HookedNanny):
         self._life = life
         self._close_timeout = OWN_TIMEOUT
         self._on_ending: Callable[[], None] | None = None
+        self._told = asyncio.Event()
         self.was_at = ""
         self.ended_on_purpose = False
         super().__init__(*args, **kwargs)
@@ -83,6 +93,7 @@ class AgentNanny(_dask.HookedNanny):
         self.ended_on_purpose = self.ended_on_purpose or reason in ON_PURPOSE
         gone = reason == "worker-handle-scheduler-connection-broken"
         self._close_timeout = ABANDONED_TIMEOUT if gone else GRACEFUL_TIMEOUT
+        self._told.set()
         if self._on_ending is not None:
             self._on_ending()
 
@@ -97,19 +108,17 @@ class AgentNanny(_dask.HookedNanny):
 
         Dask's nanny gives a worker that does not start the whole death timeout to end.
         """
-        limit = self._close_timeout if self.has_started else ABANDONED_TIMEOUT
-        if self.has_started and self.is_running and limit == OWN_TIMEOUT:
+        if self.has_started and self.is_running and self._close_timeout == OWN_TIMEOUT:
             await self._expect_the_end()
+        limit = self._close_timeout if self.has_started else ABANDONED_TIMEOUT
         return await super().close(timeout=limit, reason=reason)
 
     async def _expect_the_end(self) -> None:
-        """Have the worker not log a traceback of a heartbeat that its end interrupts.
-
-        ``Worker.close`` does not wait for the one that is under way.
-        """
+        """Have the worker neither log a traceback when it ends nor wait for this nanny."""
         try:
             async with asyncio.timeout(QUIET_TIMEOUT):
-                await _dask.run_in_worker(self, _silence_heartbeat)
+                if await _dask.run_in_worker(self, _end_alone):
+                    await self._told.wait()  # it may be about to say so
         except (OSError, TimeoutError) as exc:
             logger.debug("The worker at %s cannot be told: %s", self.worker_address, exc)
 

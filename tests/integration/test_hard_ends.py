@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,21 @@ async def test_sigterm_ends_an_agent_whose_task_does_not(processes: Processes) -
     group.signal(signal.SIGTERM)
     await until(lambda: group.ended, "the agent has ended", deadline=15)
     assert group.returncode == 0
+
+
+async def test_agents_and_scheduler_that_end_together_wait_for_nobody(
+    processes: Processes,
+) -> None:
+    """As in ``helm uninstall``, or when a host goes down."""
+    agents = await processes.agents(3)
+    scheduler = await processes.scheduler(agents)
+    await scheduler.formed(agents)
+    for group in (*agents.values(), scheduler.group):
+        group.signal(signal.SIGTERM)
+    for group in agents.values():
+        await until(partial(getattr, group, "ended"), "the agent has ended")
+        assert group.returncode == 0
+        assert "killing" not in group.tail(100), "its worker hung"
 
 
 async def test_a_second_sigterm_ends_an_agent_that_drains_and_its_results_are_computed_again(
