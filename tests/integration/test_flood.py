@@ -99,13 +99,14 @@ async def test_an_agent_under_a_flood_answers_probes_attaches_and_computes(
             dist = DaskDist.for_scheduler(Owner(scheduler))
             await dist.start()
             async with flooded(peer, says):
+                await until(lambda: _refused(group, lines), "there are as many as may be")
                 for path in ("/healthz", "/readyz", "/metrics"):
                     await until(partial(_answers, peer, path), f"{path} is answered")
                 await until(lambda: _attaches(dist, peer), "it is attached")
             async with Client(scheduler.address, asynchronous=True) as client:
                 assert await client.submit(sum, [1, 2]) == 3
         said = _log(group)[lines:]
-        (line,) = [line for line in said if "Refused connections: " in line]
+        (line,) = _refused(group, lines)
         assert "as many as may be" in line  # and not that files had run out
         assert len(said) < 40, said
         assert await dist.disconnect(peer)
@@ -125,6 +126,10 @@ async def _attaches(dist: DaskDist, peer: Peer) -> bool:
     with suppress(DistError):
         return bool(await dist.connect(peer))
     return False
+
+
+def _refused(group: ProcessGroup, after: int) -> list[str]:
+    return [line for line in _log(group)[after:] if "Refused connections: " in line]
 
 
 def _log(group: ProcessGroup) -> list[str]:
