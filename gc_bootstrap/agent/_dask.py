@@ -286,6 +286,9 @@ class HookedNanny(Nanny):
     def restart_failed(self) -> None:
         """Called when the process has ended and could not be started again."""
 
+    async def worker_restarted(self) -> None:
+        """Called when another process has taken the place of one that has ended."""
+
     @property
     def has_started(self) -> bool:
         """Whether there is a worker that has registered."""
@@ -320,6 +323,8 @@ class HookedNanny(Nanny):
         process = self.process.process if self.process is not None else None
         if process is not None:
             process.terminate = process.kill  # type: ignore[method-assign]
+        if self.is_running:
+            await self.worker_restarted()
         return status
 
     async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:

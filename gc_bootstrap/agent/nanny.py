@@ -15,6 +15,7 @@ from distributed import Worker
 from gc_bootstrap.agent import _dask
 from gc_bootstrap.agent.link import Link
 from gc_bootstrap.agent.state import Life
+from gc_bootstrap.wire.messages import WireError
 
 logger = logging.getLogger(__name__)
 
@@ -136,3 +137,17 @@ class AgentNanny(_dask.HookedNanny):
         elif not await self._link.answers(IDENTITY_TIMEOUT):
             logger.info("Its scheduler does not answer: the worker is not restarted")
             self.close_gracefully("worker-handle-scheduler-connection-broken")
+
+    async def worker_restarted(self) -> None:
+        """End a worker whose scheduler was replaced while it started.
+
+        At work for the new one it would be nobody's member, and be lost when its lease ends.
+        """
+        try:
+            async with asyncio.timeout(IDENTITY_TIMEOUT):
+                await self._link.check_same()
+        except WireError as exc:
+            logger.info("The worker that was restarted is ended: %s", exc)
+            self.close_gracefully("worker-handle-scheduler-connection-broken")
+        except (OSError, TimeoutError) as exc:
+            logger.debug("Whose the restarted worker is cannot be seen: %s", exc)  # its lease minds

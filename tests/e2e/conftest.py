@@ -32,18 +32,18 @@ def assets() -> Path | None:
     return ASSETS if HAS_ASSETS else None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def host(assets: Path | None) -> Iterator[str]:
     """An address for agents; the others of its network are for them, too."""
     with network() as prefix:
         yield f"{prefix}.1"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def control_plane(
     assets: Path | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane | None]:
-    """One for all tests; None where somebody else's is used."""
+    """One for all tests here, ended after them; None where somebody else's is used."""
     if assets is None:
         yield None
         return

@@ -197,6 +197,35 @@ async def test_worker_and_scheduler_killed_together_and_a_new_scheduler_at_the_s
     await until(lambda: group.tail(500).count(attached) == 2, "the agent knows of it")
 
 
+async def test_a_worker_that_was_restarted_for_a_scheduler_that_is_replaced_meanwhile_is_ended(
+    processes: Processes, tmp_path: Path
+) -> None:
+    """It would be at work for the new one, as nobody's member, until its lease ends."""
+    hold, waits = tmp_path / "hold", tmp_path / "waits"
+    preload = tmp_path / "held.py"
+    preload.write_text(
+        "import asyncio, pathlib\n\n\n"
+        "async def dask_setup(worker):\n"
+        f"    while pathlib.Path({str(hold)!r}).exists():\n"
+        f"        pathlib.Path({str(waits)!r}).touch()\n"
+        "        await asyncio.sleep(0.02)\n"
+    )
+    agents = await processes.agents(1, "--preload", str(preload))
+    (group,) = agents.values()
+    port = free_port()
+    scheduler = await processes.scheduler(agents, port=port)
+    await scheduler.formed(agents)
+    hold.touch()
+    (worker,) = workers_of(group.pid or 0)
+    worker.kill()
+    await until(waits.exists, "the worker is being restarted")
+    scheduler.group.signal(signal.SIGKILL)
+    await scheduler.group.stop()
+    scheduler = await processes.scheduler(agents, port=port)
+    hold.unlink()
+    await scheduler.formed(agents)
+
+
 async def test_a_workers_teardown_is_waited_for(processes: Processes, tmp_path: Path) -> None:
     preload, proof = tmp_path / "tidy.py", tmp_path / "tidy"
     preload.write_text(
