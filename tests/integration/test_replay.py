@@ -140,7 +140,9 @@ async def test_the_memory_of_nonces_is_bounded(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     "nonces", [["a new one each time"], ["x" * 4000], ["\u00fc"], [""], ["always the same"]]
 )
-async def test_a_peer_that_always_wants_another_nonce_is_not_asked_for_ever(nonces: list[str]) -> None:
+async def test_a_peer_that_always_wants_another_nonce_is_not_asked_for_ever(
+    nonces: list[str],
+) -> None:
     asked: list[str] = []
 
     async def refuse(got: web.BaseRequest) -> web.Response:
