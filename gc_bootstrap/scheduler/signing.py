@@ -69,7 +69,7 @@ class SignedClient:
         """Post one message, and return the agent's answer whatever it is, but for a refused token.
 
         At most three requests: one that carries no nonce of this agent's, or an old one, is
-        repeated once, and so is one that was signed with a cookie which may be out of date.
+        repeated once, and so is one that was signed with a cookie which has been replaced since.
 
         Parameters
         ----------
@@ -83,8 +83,8 @@ class SignedClient:
         """
         body = message.encode()
         knows_nonce = knows_cookie = False
+        signer, read_at = await self._signer_for(peer)
         while True:
-            signer, read_at = await self._signer_for(peer)
             nonce = self._nonces.get(peer)
             header = signer and tokens.sign(signer, "POST", path, body, self._clock(), nonce)
             answer = await self._post(peer, path, body, header or None, deadline)
@@ -92,10 +92,13 @@ class SignedClient:
                 return answer
             if signer and not knows_nonce and answer.nonce not in (None, nonce):
                 knows_nonce = True
-            elif not knows_cookie and self._own_cookies.forget(read_at):
-                # An agent that was started a moment ago has made one that has not been read yet.
-                knows_cookie = True
-            else:
+                continue
+            if knows_cookie or not self._own_cookies.forget(read_at):
+                break
+            # An agent that was started a moment ago has made one that has not been read yet.
+            knows_cookie = True
+            before, (signer, read_at) = signer, await self._signer_for(peer)
+            if _is_same(before, signer):
                 break
         with_what = f"signed with {signer!r}" if signer else "not signed: no cookie is known"
         raise DistError(f"refuses this scheduler: {answer.error} (the request was {with_what})")
@@ -179,6 +182,13 @@ def find_signer(options: PoolOptions) -> Signer | None:
     if key is not None and cookie is not None:
         raise ConfigError(f"{key.where}: contradicts the cookie from {cookie.where}; keep one")
     return key or cookie
+
+
+def _is_same(one: Signer | None, other: Signer | None) -> bool:
+    """Whether the agent would refuse the other as it has refused the one."""
+    return one is other or (
+        isinstance(one, Cookie) and isinstance(other, Cookie) and one.key == other.key
+    )
 
 
 def _is_local(peer: Peer) -> bool:
