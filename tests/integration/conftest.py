@@ -10,7 +10,7 @@ import pytest
 from distributed import Scheduler
 
 from tests.integration.clusters import DistFactory, Form, Hands, Ledger, new_ledger
-from tests.integration.harness import scheduler_here
+from tests.integration.harness import Processes, scheduler_here
 
 SECRET = "correct horse battery staple"
 
@@ -19,6 +19,12 @@ SECRET = "correct horse battery staple"
 async def scheduler() -> AsyncIterator[Scheduler]:
     async with scheduler_here() as scheduler:
         yield scheduler
+
+
+@pytest.fixture
+async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
+    async with Processes(tmp_path) as processes:
+        yield processes
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -17,12 +17,6 @@ from gc_bootstrap.peer import Peer
 from tests.integration.harness import Processes, SchedulerProcess, free_port, run_cli, until
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
 
 
 async def _computes(scheduler: SchedulerProcess, workers: int) -> Mapping[str, int]:

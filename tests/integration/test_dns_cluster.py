@@ -26,12 +26,6 @@ STRICT = {
 
 
 @pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
-
-
-@pytest.fixture
 async def knot(tmp_path: Path) -> AsyncIterator[Knot]:
     async with Knot(tmp_path, [ZONE]) as knot:
         yield knot

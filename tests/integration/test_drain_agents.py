@@ -116,5 +116,8 @@ async def test_an_agent_ends_also_in_the_turn_in_which_its_workers_have_started(
         await asyncio.gather(attach, return_exceptions=True)
         assert lease.task.done()
         assert agent.agent._lease is None
-        gone = lambda: list(cluster.scheduler.workers) == [cluster.address(0)]  # noqa: E731
+
+        def gone() -> bool:
+            return list(cluster.scheduler.workers) == [cluster.address(0)]
+
         await until(gone, "the scheduler has forgotten its worker")

@@ -87,7 +87,10 @@ async def test_the_drain_of_an_agent_outlives_the_plugin_and_loses_nothing(
     client = await Client(scheduler.address, asynchronous=True)
     stack.push_async_callback(client.close)
     await client.register_plugin(BootstrapPlugin(discovery=discovery))
-    attached = lambda: all(agent.agent.state == "attached" for agent in agents)  # noqa: E731
+
+    def attached() -> bool:
+        return all(agent.agent.state == "attached" for agent in agents)
+
     await until(attached, "the cluster is complete")
     cluster = Cluster(scheduler, client, None, agents)  # type: ignore[arg-type]
     gone = cluster.address(0)

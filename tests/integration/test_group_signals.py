@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from distributed import Client
 
 from gc_bootstrap.cli.processes import ProcessGroup
 from gc_bootstrap.wire import messages
+from tests.integration.counted import executions, task
 from tests.integration.harness import (
     COOKIE,
     SECRET,
@@ -32,25 +32,6 @@ pytestmark = pytest.mark.timeout(180)
 
 TASKS = 50
 SCATTERED = 5
-
-
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
-
-
-def task(number: int, ledger: str, gate: str = "") -> int:
-    """Write down that it runs, and wait until there is a gate, if one is named."""
-    with Path(ledger).open("a") as file:
-        file.write(f"{number}\n")
-    while gate and not Path(gate).exists():
-        time.sleep(0.01)
-    return number
-
-
-def executions(ledger: Path) -> Counter[int]:
-    return Counter(map(int, ledger.read_text().split())) if ledger.exists() else Counter()
 
 
 def signal_group(group: ProcessGroup, number: signal.Signals) -> None:

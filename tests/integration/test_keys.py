@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from tests.integration.harness import Processes, free_port, is_ready, run_cli, u
 pytestmark = pytest.mark.timeout(180)
 
 SECRET = "a secret that is long enough"
-
-
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
 
 
 async def _pair(folder: Path) -> tuple[str, str]:

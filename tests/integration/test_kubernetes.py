@@ -40,12 +40,6 @@ DROPS_AT_ONCE = {
 """Whoever is absent from a complete answer goes at once."""
 
 
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
-
-
 def slices(peers: Iterable[Peer]) -> list[Object]:
     """A slice for each: agents on one machine have a port each."""
     return [

@@ -94,12 +94,6 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
             await admin.close()
 
 
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
-
-
 @pytest.mark.parametrize("resource", ["endpointslices", "endpoints", "pods"])
 async def test_follows(cluster: Cluster, processes: Processes, resource: str) -> None:
     await scenarios.follows(cluster, processes, resource)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +11,12 @@ from distributed import Client
 
 from gc_bootstrap.agent.lifetime import Lifetime
 from gc_bootstrap.wire.tag import KEY, Tag
+from tests.integration.counted import executions, task
 from tests.integration.harness import Processes, until
 
 pytestmark = pytest.mark.timeout(180)
 
 TASKS = 20
-
-
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
-
-
-def task(number: int, ledger: str, gate: str = "") -> int:
-    """Write down that it runs, and wait until there is a gate, if one is named."""
-    with Path(ledger).open("a") as file:
-        file.write(f"{number}\n")
-    while gate and not Path(gate).exists():
-        time.sleep(0.01)
-    return number
-
-
-def executions(ledger: Path) -> Counter[int]:
-    return Counter(map(int, ledger.read_text().split())) if ledger.exists() else Counter()
 
 
 def _over(dask_worker: Any) -> None:

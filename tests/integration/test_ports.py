@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,12 +15,6 @@ from gc_bootstrap.peer import Peer
 from tests.integration.harness import Processes, free_port, until
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
 
 
 def _listening(pid: int) -> dict[tuple[str, int], str]:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ from tests.integration.harness import Processes, run_cli, until
 pytestmark = pytest.mark.timeout(180)
 
 TWO = ("--nworkers", "2")
-
-
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
 
 
 def _end(dask_worker: Any) -> None:

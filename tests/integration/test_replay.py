@@ -35,12 +35,6 @@ pytestmark = pytest.mark.timeout(180)
 DETACH_NOBODY = DetachRequest("Scheduler-1", "10.0.0.5:8791")
 
 
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
-
-
 async def _secrets(how: str, folder: Path) -> tuple[list[str], list[str]]:
     """Options of the agents and of the scheduler."""
     if how == "key pair":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 from distributed import Client, Scheduler
@@ -15,12 +13,6 @@ from tests.integration.clusters import DistFactory
 from tests.integration.harness import Processes, agent_here, scheduler_here, until
 
 STAYS_AWAY = Outcome.refused(RETIRED, expected=True, soon=True)
-
-
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
 
 
 @pytest.mark.timeout(120)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,12 +92,6 @@ def cgroup() -> Iterator[Path | None]:
             folder.rmdir()
             return
     yield None
-
-
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with Processes(tmp_path) as processes:
-        yield processes
 
 
 def test_the_unit_is_one(tmp_path: Path) -> None:
