@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from gc_bootstrap.config import AdaptOptions as AdaptOptions
     from gc_bootstrap.config import ConnectOptions as ConnectOptions
     from gc_bootstrap.config import DrainOptions as DrainOptions
     from gc_bootstrap.config import PoolOptions as PoolOptions
     from gc_bootstrap.config import ReconnectOptions as ReconnectOptions
     from gc_bootstrap.config import RemovalOptions as RemovalOptions
+    from gc_bootstrap.config import ShareOptions as ShareOptions
     from gc_bootstrap.discovery import Discovery as Discovery
     from gc_bootstrap.dist import Dist as Dist
+    from gc_bootstrap.dist import Needed as Needed
     from gc_bootstrap.dist import Owner as Owner
     from gc_bootstrap.errors import ConfigError as ConfigError
     from gc_bootstrap.errors import DiscoveryError as DiscoveryError
@@ -33,9 +36,17 @@ if TYPE_CHECKING:
     from gc_bootstrap.pool import Pool as Pool
     from gc_bootstrap.pool import PoolStatus as PoolStatus
     from gc_bootstrap.scheduler.plugin import BootstrapPlugin as BootstrapPlugin
+    from gc_bootstrap.stake import Capacity as Capacity
+    from gc_bootstrap.stake import Claim as Claim
+    from gc_bootstrap.stake import Holder as Holder
+    from gc_bootstrap.stake import Stake as Stake
+    from gc_bootstrap.stake import Survey as Survey
 
 _HOME = {
+    "AdaptOptions": "config",
     "BootstrapPlugin": "scheduler.plugin",
+    "Capacity": "stake",
+    "Claim": "stake",
     "ConfigError": "errors",
     "ConnectOptions": "config",
     "Discovery": "discovery",
@@ -45,6 +56,8 @@ _HOME = {
     "DrainOptions": "config",
     "GcBootstrapError": "errors",
     "Hold": "pool",
+    "Holder": "stake",
+    "Needed": "dist",
     "Outcome": "peer",
     "Owner": "dist",
     "Peer": "peer",
@@ -55,7 +68,10 @@ _HOME = {
     "PoolStatus": "pool",
     "ReconnectOptions": "config",
     "RemovalOptions": "config",
+    "ShareOptions": "config",
     "Snapshot": "peer",
+    "Stake": "stake",
+    "Survey": "stake",
 }
 
 __all__ = sorted(_HOME)

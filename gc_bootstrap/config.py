@@ -10,7 +10,6 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from types import MappingProxyType
@@ -18,7 +17,9 @@ from typing import Any, Literal
 
 import dask.config
 import yaml
-from dask.utils import parse_timedelta
+
+from gc_bootstrap import checks
+from gc_bootstrap.checks import BadValueError, Check
 
 NAMESPACE = "gc-bootstrap"
 DEFAULT_POOL = "default"
@@ -28,7 +29,6 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
 )
 dask.config.update_defaults({NAMESPACE: dict(DEFAULTS)})
 
-Check = Callable[[Any], Any]
 Schema = Mapping[str, "Check | Schema"]
 
 
@@ -80,16 +80,49 @@ class DrainOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptOptions:
+    """As many peers as the work needs, with the meaning of Dask's ``distributed.adaptive.*``.
+
+    ``minimum`` and ``maximum`` count peers, None is no maximum; ``interval`` is the seconds between
+    two looks at the work; less has to be needed ``wait_count`` looks in a row before any is let go;
+    ``target_duration`` is the seconds that the work there is should take.
+    """
+
+    minimum: int = 0
+    maximum: int | None = None
+    interval: float = 1.0
+    wait_count: int = 3
+    target_duration: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShareOptions:
+    """What a pool does about peers that another scheduler holds, or wants.
+
+    ``policy``: ``fair`` asks for and gives, ``keep`` does neither; None is ``keep`` where the pool
+    takes all peers, and else ``fair``. Who has twice the ``weight`` holds twice as many;
+    ``guaranteed`` peers are never given.
+    """
+
+    policy: Literal["fair", "keep"] | None = None
+    weight: float = 1.0
+    guaranteed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PoolOptions:
     """The options of one pool, all checked. Durations are seconds.
 
     ``discovery`` and ``dist`` are still as they were written: :mod:`gc_bootstrap.backends` loads
     them. ``cookie_key`` is where ``cookie_file`` was written, for messages, and ``key_key`` where
-    ``key_file`` was.
+    ``key_file`` was. ``size`` None is all peers; it says nothing where ``adapt`` is given.
     """
 
     discovery: Any = None
     dist: Any = "dask"
+    size: int | None = None
+    adapt: AdaptOptions | None = None
+    share: ShareOptions = ShareOptions()
     refresh_interval: float | None = 5.0
     connect: ConnectOptions = ConnectOptions()
     reconnect: ReconnectOptions = ReconnectOptions()
@@ -102,145 +135,69 @@ class PoolOptions:
     scheduler_address: str | None = None
     versions: Literal["refuse", "warn", "ignore"] = "refuse"
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether the pool holds every peer that it can get."""
+        return self.size is None and self.adapt is None
 
-class BadValueError(ValueError):
-    """A value is not what was expected; the message follows the key and the value."""
+    @property
+    def is_fair(self) -> bool:
+        """Whether the pool claims peers that others hold, and gives of its own."""
+        return self.share.policy == "fair" or (self.share.policy is None and not self.takes_all)
 
-
-SHORTEST, LONGEST = 0.001, 365 * 86400.0
-"""Seconds that a duration has. A longer one is a slip of the pen, and what waits for it may count
-in numbers that it does not fit into."""
-
-
-def duration(value: Any, *, least: float = SHORTEST) -> float:
-    """Read a duration: the one way, for configuration, backends and commands.
-
-    Parameters
-    ----------
-    value
-        A text such as ``5s``, as Dask reads it, or a number of seconds.
-    least
-        Seconds; shorter ones are refused. 0 allows to write ``0s``.
-
-    Returns
-    -------
-    float
-        Seconds, finite.
-
-    Raises
-    ------
-    BadValueError
-        It is none, or out of bounds.
-    """
-    seconds = math.nan
-    # Dask puts a 1 before a text that does not begin with a digit: ".5s" would be 1.5 s.
-    if isinstance(value, str) and value.strip()[:1].isdigit():
-        with suppress(ValueError, KeyError, OverflowError):
-            seconds = float(parse_timedelta(value.strip()))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        with suppress(OverflowError):
-            seconds = float(value)
-    if not (0 < seconds < math.inf or seconds == least):
-        raise BadValueError("is not a duration such as 5s")
-    if seconds < least:
-        raise BadValueError(f"is shorter than {least:g} s")
-    if seconds > LONGEST:
-        raise BadValueError(f"is longer than {LONGEST / 86400:g} days")
-    return seconds
+    @property
+    def kept(self) -> int:
+        """How many peers are never given to others, at least."""
+        return max(self.share.guaranteed, self.adapt.minimum if self.adapt is not None else 0)
 
 
-def _duration_or_zero(value: Any) -> float:
-    return duration(value, least=0.0)
-
-
-def _whole(minimum: int) -> Check:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise BadValueError(f"is not a whole number of at least {minimum}")
-        return value
-
-    return check
-
-
-def _number(minimum: float, maximum: float = math.inf) -> Check:
-    span = f"of at least {minimum:g}" if maximum == math.inf else f"from {minimum:g} to {maximum:g}"
-
-    def check(value: Any) -> float:
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not good or not minimum <= value <= min(maximum, 1e300):
-            raise BadValueError(f"is not a number {span}")
-        return float(value)
-
-    return check
-
-
-def _one_of(*choices: str) -> Check:
-    def check(value: Any) -> str:
-        if value not in choices or not isinstance(value, str):
-            raise BadValueError(f"is not one of {', '.join(choices)}")
-        return value
-
-    return check
-
-
-def _path(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise BadValueError("is not the path of a file")
+def _size(value: Any) -> int | None:
+    if value == "all":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise BadValueError("is neither all nor a whole number of at least 0")
     return value
 
 
-_ADDRESS = re.compile(r"([a-z][a-z0-9+]*://)?(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):(\d{1,5})\Z")
+def _maximum(value: Any) -> int | None:
+    return None if value in (None, math.inf) else int(checks.whole(0)(value))
 
-
-def _address(value: Any) -> str:
-    match = _ADDRESS.match(value) if isinstance(value, str) else None
-    if match is None or not 0 < int(match[3]) < 65536:
-        raise BadValueError("is not an address such as tcp://10.0.0.1:8786")
-    return str(value)
-
-
-def _backend(value: Any) -> Any:
-    if isinstance(value, Mapping) and len(value) != 1:
-        how_many = "more than one" if value else "none"
-        raise BadValueError(f"names {how_many}; expected {{name: {{option: value}}}}")
-    if value == "":
-        raise BadValueError("is empty (is a variable unset?)")
-    if isinstance(value, bool | int | float | list):
-        raise BadValueError(
-            'is neither a text such as "static:10.0.0.5" nor {name: {option: value}}'
-        )
-    return value
-
-
-def _optional(check: Check) -> Check:
-    return lambda value: None if value is None else check(value)
-
-
-# Backends check their options the same way, and say it in the same words.
-one_of = _one_of
 
 _SCHEMA: Schema = {
-    "discovery": _optional(_backend),
-    "dist": _backend,
-    "refresh-interval": _optional(duration),
-    "connect": {"timeout": duration, "concurrency": _whole(1)},
+    "discovery": checks.optional(checks.backend),
+    "dist": checks.backend,
+    "size": _size,
+    "adapt": {
+        "minimum": checks.whole(0),
+        "maximum": _maximum,
+        "interval": checks.duration,
+        "wait-count": checks.whole(1),
+        "target-duration": checks.duration,
+    },
+    "share": {
+        "policy": checks.optional(checks.one_of("fair", "keep")),
+        "weight": checks.number(0.001, 1000),
+        "guaranteed": checks.whole(0),
+    },
+    "refresh-interval": checks.optional(checks.duration),
+    "connect": {"timeout": checks.duration, "concurrency": checks.whole(1)},
     "reconnect": {
-        "initial": duration,
-        "factor": _number(1),
-        "max": duration,
-        "jitter": _number(0, 1),
+        "initial": checks.duration,
+        "factor": checks.number(1),
+        "max": checks.duration,
+        "jitter": checks.number(0, 1),
     },
     "removal": {
-        "policy": _one_of("keep", "drain"),
-        "after": _whole(1),
-        "grace": _duration_or_zero,
-        "panic-threshold": _number(0, 1),
+        "policy": checks.one_of("keep", "drain"),
+        "after": checks.whole(1),
+        "grace": checks.duration_or_zero,
+        "panic-threshold": checks.number(0, 1),
     },
-    "drain": {"timeout": duration},
-    "cookie-file": _optional(_path),
-    "key-file": _optional(_path),
-    "scheduler-address": _optional(_address),
-    "versions": _one_of("refuse", "warn", "ignore"),
+    "drain": {"timeout": checks.duration},
+    "cookie-file": checks.optional(checks.path),
+    "key-file": checks.optional(checks.path),
+    "scheduler-address": checks.optional(checks.address),
+    "versions": checks.one_of("refuse", "warn", "ignore"),
 }
 
 
@@ -252,9 +209,10 @@ def _canonical(section: Mapping[Any, Any]) -> dict[str, Any]:
 def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """``top`` laid over ``base``; of the two a section is merged key by key."""
     merged = dict(base)
-    if any(top.get(key) is not None for key in _EITHER):
+    for either in _ALTERNATIVES:
         # A pool with a key of its own does not want the cookie of all others beside it.
-        merged |= dict.fromkeys(_EITHER)
+        if any(top.get(key) is not None for key in either):
+            merged |= {key: DEFAULTS[key] for key in either if key not in top}
     for key, value in top.items():
         below = merged.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping) and key in _SECTIONS:
@@ -266,7 +224,11 @@ def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 _EITHER = ("cookie-file", "key-file")
 """What requests are signed with: one of them."""
+_ALTERNATIVES = (_EITHER, ("size", "adapt"))
+"""Keys of which a pool has one: its own puts out another one of those above."""
 _SECTIONS = frozenset(key for key, check in _SCHEMA.items() if isinstance(check, Mapping))
+_NULLABLE = frozenset({"adapt"})
+"""Sections that may be null."""
 
 
 def _unknown(key: str, known: Mapping[str, Any]) -> str:
@@ -286,7 +248,9 @@ def _read(
             written = key if key.isprintable() else repr(key)
             problems.append(f"{prefix}.{written}: {_unknown(key, schema)}")
         elif isinstance(check, Mapping):
-            if isinstance(value, Mapping):
+            if value is None and key in _NULLABLE:
+                read[key] = None
+            elif isinstance(value, Mapping):
                 read[key] = _read(_canonical(value), check, f"{prefix}.{key}", problems)
             else:
                 problems.append(
@@ -302,14 +266,36 @@ def _read(
 
 def _pool(values: Mapping[str, Any], prefix: str, problems: list[str]) -> PoolOptions:
     read = _read(values, _SCHEMA, prefix, problems)
-    removal = read.pop("removal", {})
-    sections: dict[str, Any] = {
-        "connect": ConnectOptions(**read.pop("connect", {})),
-        "reconnect": ReconnectOptions(**read.pop("reconnect", {})),
-        "removal": RemovalOptions(**{k.replace("-", "_"): v for k, v in removal.items()}),
-        "drain": DrainOptions(**read.pop("drain", {})),
-    }
-    return PoolOptions(**{k.replace("-", "_"): v for k, v in read.items()}, **sections)
+    adapt = read.pop("adapt", None)
+    if adapt is not None:
+        read["adapt"] = _adapt_options(adapt)
+    for name, options in _OPTIONS.items():
+        read[name] = options(**_names(read.pop(name, {})))
+    return PoolOptions(**_names(read))
+
+
+_OPTIONS: Mapping[str, Callable[..., Any]] = {
+    "connect": ConnectOptions,
+    "reconnect": ReconnectOptions,
+    "removal": RemovalOptions,
+    "drain": DrainOptions,
+    "share": ShareOptions,
+}
+
+
+def _names(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.replace("-", "_"): value for key, value in section.items()}
+
+
+def _adapt_options(section: Mapping[str, Any]) -> AdaptOptions:
+    """Checked options, with Dask's own settings where they say nothing."""
+    own = AdaptOptions()
+    known: Mapping[str, Any] = dask.config.get("distributed.adaptive", {})
+    schema = _SCHEMA["adapt"]
+    assert isinstance(schema, Mapping)
+    problems: list[str] = []
+    dasks = _read({k: v for k, v in _canonical(known).items() if k in schema}, schema, "", problems)
+    return replace(own, **_names(dasks | dict(section)))
 
 
 def _contradictions(options: PoolOptions, prefix: str) -> list[str]:
@@ -319,6 +305,20 @@ def _contradictions(options: PoolOptions, prefix: str) -> list[str]:
         problems.append(f"{prefix}.reconnect.initial: {backoff.initial:g} s is more than max")
     if options.cookie_file is not None and options.key_file is not None:
         problems.append(f"{prefix}.key-file: contradicts cookie-file; keep one of them")
+    return problems + _contradictory_sizes(options, prefix)
+
+
+def _contradictory_sizes(options: PoolOptions, prefix: str) -> list[str]:
+    size, adapt, guaranteed = options.size, options.adapt, options.share.guaranteed
+    problems, most, what = [], size, "size"
+    if adapt is not None:
+        if size is not None:
+            problems.append(f"{prefix}.size: {size} contradicts adapt; keep one of them")
+        most, what = adapt.maximum, "adapt.maximum"
+        if most is not None and adapt.minimum > most:
+            problems.append(f"{prefix}.adapt.minimum: {adapt.minimum} is more than maximum, {most}")
+    if most is not None and guaranteed > most:
+        problems.append(f"{prefix}.share.guaranteed: {guaranteed} is more than {what}, {most}")
     return problems
 
 
@@ -388,7 +388,7 @@ def _named_pool(
         # Only the pool's own keys are checked here: those above have been checked once.
         read = _read(own, _SCHEMA, prefix, problems)
         pool = _pool(_over(inherited, own), prefix, [])
-        if own.keys() & {"reconnect", *_EITHER}:
+        if own.keys() & {"reconnect", "size", "adapt", "share", *_EITHER}:
             problems += _contradictions(pool, prefix)
         if "cookie-file" in own:
             pool = replace(pool, cookie_key=f"{prefix}.cookie-file")

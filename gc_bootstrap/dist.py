@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gc_bootstrap.backends import Backend
 from gc_bootstrap.config import DEFAULT_POOL, PoolOptions
+from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Outcome, Peer
+from gc_bootstrap.stake import Capacity, Claim, Stake, Survey
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -34,13 +38,34 @@ class Owner:
     options: PoolOptions = field(default_factory=PoolOptions)
 
 
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """How many peers the work needs.
+
+    Parameters
+    ----------
+    count
+        Of any kind, those in ``first`` included; whether so many can be had or not.
+    first
+        Peers to hold before any other, as only they can run some of the work; members or not, the
+        most wanted one first.
+    """
+
+    count: int
+    first: tuple[Peer, ...] = ()
+
+
 class Dist(Backend, ABC):
     """Connects and disconnects peers, and says who is a member.
 
     Third parties subclass this and name the class as ``package.module:Class`` or by an entry
     point in the group ``gc_bootstrap.dist``. :class:`gc_bootstrap.testing.DistContract` holds an
-    implementation to what is said here. :meth:`connect` and :meth:`disconnect` run concurrently
-    for different peers, never twice at once for the same, and may be cancelled at their deadline.
+    implementation to what is said here. :meth:`connect`, :meth:`disconnect` and what is a kind of
+    them run concurrently for different peers, never twice at once for the same, and may be
+    cancelled at their deadline.
+
+    The three above are all that a dist needs. The others, each with a default, are for pools that
+    do not simply take every peer: those of a size, and those that share with other schedulers.
     """
 
     def bind(self, owner: Owner) -> None:
@@ -100,8 +125,96 @@ class Dist(Backend, ABC):
         return ""
 
     async def changed(self) -> None:
-        """Return when a member has been lost. A hint, as :meth:`.Discovery.changed` is."""
+        """Return when the pool should look: a member has been lost or is claimed, a peer is free.
+
+        A hint, as :meth:`.Discovery.changed` is.
+        """
         await asyncio.Event().wait()
+
+    # -- size and share --------------------------------------------------------------------------
+
+    async def survey(self, peer: Peer) -> Survey | Outcome:
+        """Ask a peer that is no member what it can do and whose it is; changes nothing.
+
+        Returns
+        -------
+        Survey or Outcome
+            An outcome, never one that is done, where it could not be connected now in any case.
+
+        Raises
+        ------
+        DistError
+            The peer could not be asked, or made no sense.
+        """
+        return Survey()
+
+    async def claim(self, peer: Peer, stake: Stake, wants: int) -> Outcome:
+        """:meth:`connect` a peer that another scheduler holds, and tell that one that it is wanted.
+
+        Parameters
+        ----------
+        stake
+            What the pool holds now.
+        wants
+            How many peers it wants of that scheduler, at least 1.
+
+        Returns
+        -------
+        Outcome
+            As :meth:`connect`. Refused by who is held, it has :attr:`.Outcome.holder`.
+        """
+        return await self.connect(peer)
+
+    async def release(self, peer: Peer, to: Claim | None = None) -> Outcome:
+        """Let a member go that is not needed: as :meth:`disconnect`, but at no cost.
+
+        Where its data cannot be placed, or its work does not end in time, it stays a member.
+
+        Parameters
+        ----------
+        to
+            Who claims it, and is told when it is free.
+        """
+        return await self.disconnect(peer)
+
+    async def order(self, members: AbstractSet[Peer]) -> Sequence[Peer]:
+        """In which order members would be let go: idle ones first, those with least data first.
+
+        Those that must stay for now are left out.
+        """
+        return sorted(members)
+
+    async def needed(
+        self, capacities: Mapping[Peer, Capacity], target_duration: float, maximum: int | None
+    ) -> Needed:
+        """How many peers the work needs that is there; see :class:`.AdaptOptions`.
+
+        Parameters
+        ----------
+        capacities
+            What those peers can do that are no members.
+        target_duration
+            Seconds that the work should take.
+        maximum
+            How many peers the pool may hold; None is no limit.
+
+        Raises
+        ------
+        DistError
+            It does not know.
+        """
+        raise DistError("this dist does not know how many peers the work needs")
+
+    def claims(self) -> Sequence[Claim]:
+        """What others want of this pool's members, one claim for each who wants some."""
+        return ()
+
+    def freed(self) -> AbstractSet[Peer]:
+        """Peers that have said since the last call that they are free."""
+        return frozenset()
+
+    def tell(self, stake: Stake) -> None:
+        """Learn what the pool holds after each of its plans, for others that ask."""
 
     async def close(self) -> None:
         """Release everything, members excepted, and wait for it. May be called more than once."""

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from gc_bootstrap.errors import PeerError
+from gc_bootstrap.stake import Holder
 
 DEFAULT_PORT = 8791
 """Port of an agent's HTTP API where none is given."""
@@ -225,6 +226,8 @@ class Outcome:
     soon
         Whether the peer may be had at any moment and is cheap to ask: it is asked again within
         seconds, however often it has refused.
+    holder
+        Of a refusal: the other scheduler that holds the peer, where that is why.
     """
 
     kind: Literal["done", "refused", "ignored"]
@@ -232,6 +235,7 @@ class Outcome:
     same_as: Peer | None = None
     expected: bool = False
     soon: bool = False
+    holder: Holder | None = None
 
     DONE: ClassVar[Outcome]
 
@@ -243,9 +247,10 @@ class Outcome:
         *,
         expected: bool = False,
         soon: bool = False,
+        holder: Holder | None = None,
     ) -> Outcome:
         """Not now; the pool tries again later."""
-        return cls("refused", reason, same_as, expected, soon)
+        return cls("refused", reason, same_as, expected, soon, holder)
 
     @classmethod
     def ignored(cls, reason: str) -> Outcome:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gc_bootstrap.agent import _dask
-from gc_bootstrap.config import SHORTEST, BadValueError, duration
+from gc_bootstrap.checks import SHORTEST, BadValueError, duration
 from gc_bootstrap.errors import one_line, os_reason
 
 if TYPE_CHECKING:

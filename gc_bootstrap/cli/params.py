@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gc_bootstrap import config
+from gc_bootstrap import checks
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # no generic in click 8.1
@@ -20,7 +20,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # no generic in clic
 
     name = "duration"
 
-    def __init__(self, least: float = config.SHORTEST) -> None:
+    def __init__(self, least: float = checks.SHORTEST) -> None:
         self.least = least
 
     def convert(
@@ -28,6 +28,6 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # no generic in clic
     ) -> float:
         """Read what was written."""
         try:
-            return config.duration(value, least=self.least)
-        except config.BadValueError as exc:
+            return checks.duration(value, least=self.least)
+        except checks.BadValueError as exc:
             self.fail(f"{value!r} {exc}", param, ctx)

@@ -46,6 +46,9 @@ class BootstrapPlugin(SchedulerPlugin):
         ``gc_bootstrap.yaml`` explains each, and None is as good as not given:
 
         - dist : str or dict, how agents are attached
+        - size : "all" or int, how many agents to hold
+        - adapt : dict of minimum, maximum, interval, wait_count, target_duration; in place of size
+        - share : dict of policy, weight, guaranteed
         - refresh_interval : str or number of seconds, how often to look
         - connect : dict of timeout, concurrency
         - reconnect : dict of initial, factor, max, jitter

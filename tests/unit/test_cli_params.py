@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gc_bootstrap.checks import LONGEST, SHORTEST
 from gc_bootstrap.cli import agent, peers, status
 from gc_bootstrap.cli.params import Duration
-from gc_bootstrap.config import LONGEST, SHORTEST
 
 DURATIONS = [
     (peers.command, ["local"], "timeout", SHORTEST),

@@ -13,7 +13,7 @@ import dns.name
 from dns.name import Name
 from dns.rdatatype import AAAA, A, RdataType
 
-from gc_bootstrap.config import BadValueError, duration, one_of
+from gc_bootstrap.checks import BadValueError, duration, one_of
 from gc_bootstrap.discovery.dns.system import DNS_PORT
 from gc_bootstrap.errors import ConfigError, PeerError
 from gc_bootstrap.peer import DEFAULT_PORT, Peer
