@@ -87,7 +87,8 @@ async def test_every_object_of_the_chart_is_admitted_without_a_warning(cluster: 
     for name, values in SETS.items():
         for obj in render(values, namespace=cluster.namespace):
             if obj["kind"] not in plurals:
-                assert obj["kind"] in ("ServiceMonitor", "PodMonitor")  # not Kubernetes' own
+                # Not Kubernetes' own.
+                assert obj["kind"] in ("ServiceMonitor", "PodMonitor", "ScaledObject")
                 continue
             obj["metadata"]["namespace"] = cluster.namespace  # a Role may be for another
             if obj["kind"] == "Pod":

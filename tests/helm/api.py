@@ -28,6 +28,9 @@ RESOURCES = {
     "policy/v1": {"PodDisruptionBudget": "poddisruptionbudgets"},
     "rbac.authorization.k8s.io/v1": {"Role": "roles", "RoleBinding": "rolebindings"},
 }
+CUSTOM_RESOURCES = {"keda.sh/v1alpha1": {"ScaledObject": "scaledobjects"}}
+"""Not Kubernetes' own."""
+SERVED = RESOURCES | CUSTOM_RESOURCES
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 
@@ -45,7 +48,7 @@ class ApiServer:
         return self._discovery(request.path)
 
     def _discovery(self, path: str) -> web.Response:
-        groups = [version.split("/") for version in RESOURCES if "/" in version]
+        groups = [version.split("/") for version in SERVED if "/" in version]
         if path == "/version":
             return web.json_response({"major": "1", "minor": "37", "gitVersion": "v1.37.0"})
         if path == "/api":
@@ -62,11 +65,11 @@ class ApiServer:
             kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
             return web.Response(content_type=kind)
         version = path.removeprefix("/apis/").removeprefix("/api/")
-        if version not in RESOURCES:
+        if version not in SERVED:
             return _status(404, "NotFound", f"{path} is not served")
         resources = [
             {"name": plural, "kind": kind, "namespaced": True, "verbs": VERBS}
-            for kind, plural in RESOURCES[version].items()
+            for kind, plural in SERVED[version].items()
         ]
         body = {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
         return web.json_response({"apiVersion": "v1", **body})

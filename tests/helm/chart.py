@@ -24,6 +24,7 @@ Object = dict[str, Any]
 Values = dict[str, Any]
 
 PROMETHEUS = {"enabled": True, "labels": {"release": "prometheus"}}
+SERVER = "http://prometheus-operated.monitoring:9090"
 EVERYTHING: Values = {
     "image": {
         "repository": "registry.example.com/dask",
@@ -133,6 +134,63 @@ SETS: dict[str, Values] = {
         "cookie": {"existingSecret": "1e3", "key": "1"},
         "tls": {"existingSecret": "0x10"},
         "pools": {"default": None, "1": {}, "0x1": {"replicas": 0}},
+    },
+    "sized": {
+        "poolDefaults": {
+            "adapt": {"minimum": 1, "maximum": 1_000_000, "interval": "200ms"},
+            "share": {"weight": 0.5},
+        },
+        "pools": {
+            "default": {},
+            "patient": {"adapt": {"maximum": None, "waitCount": 5, "targetDuration": "10s"}},
+            "four": {"size": 4, "share": {"policy": "keep", "weight": 2, "guaranteed": 3}},
+            "none": {"size": 0},
+            "all": {"size": "all"},
+        },
+    },
+    "scaled-by-what-is-wanted": {
+        "metrics": {"serviceMonitor": PROMETHEUS},
+        "poolDefaults": {"adapt": {"maximum": 40}},
+        "pools": {
+            "default": {"autoscaling": {"enabled": True, "wanted": {"enabled": True}}},
+            "alone": {
+                "autoscaling": {
+                    "enabled": True,
+                    "targetCPUUtilizationPercentage": None,
+                    "wanted": {"enabled": True, "metric": "dask_wanted"},
+                }
+            },
+        },
+    },
+    "scaled-by-keda": {
+        "cluster": {"name": "research", "namespaces": ["gpus"]},
+        "metrics": {"serviceMonitor": PROMETHEUS},
+        "pools": {
+            "default": {
+                "adapt": {"minimum": 0},
+                "keda": {"enabled": True, "serverAddress": SERVER},
+            },
+            "gpu": {
+                "kind": "StatefulSet",
+                "adapt": {"minimum": 1},
+                "keda": {
+                    "enabled": True,
+                    "minReplicas": 1,
+                    "maxReplicas": 1_000_000,
+                    "pollingInterval": 5,
+                    "cooldownPeriod": 0,
+                    "serverAddress": SERVER,
+                    "metadata": {"authModes": "bearer"},
+                    "authenticationRef": {"name": "prometheus"},
+                    "triggers": [
+                        {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "80"}}
+                    ],
+                    "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}},
+                    "annotations": {"autoscaling.keda.sh/paused": "true"},
+                },
+            },
+            "own": {"keda": {"enabled": True, "serverAddress": SERVER, "query": "vector(3)"}},
+        },
     },
     "own-volumes": {
         "poolDefaults": {

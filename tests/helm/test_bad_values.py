@@ -10,7 +10,7 @@ from typing import Any
 import helm_python
 import pytest
 
-from tests.helm.chart import CHART, Values, chart, render, render_text
+from tests.helm.chart import CHART, SERVER, Values, chart, render, render_text
 
 
 def pools(**pool: Any) -> Values:
@@ -47,6 +47,25 @@ BY_SCHEMA: list[tuple[Values, str, str]] = [
     (pools(resources={"limit": {}}), "/pools/default/resources", "'limit' not allowed"),
     (pools(resources={"limits": {"cpu": []}}), "/resources/limits/cpu", "got array"),
     (pools(autoscaling={"min": 2}), "/pools/default/autoscaling", "'min' not allowed"),
+    (pools(autoscaling={"wanted": True}), "/autoscaling/wanted", "got boolean, want object"),
+    (pools(keda={"minReplicaCount": 2}), "/pools/default/keda", "'minReplicaCount' not allowed"),
+    (pools(keda={"minReplicas": -1}), "/pools/default/keda/minReplicas", "minimum"),
+    (pools(keda={"maxReplicas": 0}), "/pools/default/keda/maxReplicas", "minimum"),
+    (pools(keda={"serverAddress": "prometheus:9090"}), "/keda/serverAddress", "does not match"),
+    (pools(keda={"metadata": {"a": 1}}), "/keda/metadata/a", "got number, want string"),
+    (pools(size="some"), "/pools/default/size", "'some' does not match pattern"),
+    (pools(size=-1), "/pools/default/size", "minimum"),
+    (pools(size=1.5), "/pools/default/size", "got number, want"),
+    (pools(adapt=4), "/pools/default/adapt", "got number, want"),
+    (pools(adapt={"minimum": -1}), "/pools/default/adapt/minimum", "minimum"),
+    (pools(adapt={"maximum": "all"}), "/pools/default/adapt/maximum", "got string, want"),
+    (pools(adapt={"wait-count": 3}), "/pools/default/adapt", "'wait-count' not allowed"),
+    (pools(adapt={"waitCount": 0}), "/pools/default/adapt/waitCount", "minimum"),
+    (pools(adapt={"interval": "0s"}), "/pools/default/adapt/interval", "'0s' does not match"),
+    (pools(share={"policy": "greedy"}), "/pools/default/share/policy", "'fair', 'keep'"),
+    (pools(share={"weight": 0}), "/pools/default/share/weight", "minimum"),
+    (pools(share={"weight": 1001}), "/pools/default/share/weight", "maximum"),
+    (pools(share={"guaranteed": -1}), "/pools/default/share/guaranteed", "minimum"),
     (pools(podDisruptionBudget={"maxUnavailable": "all"}), "/maxUnavailable", "'all' does not"),
     (pools(env={"A": "b"}), "/pools/default/env", "got object, want array"),
     (pools(discovery={"service": "Agents"}), "/pools/default/discovery/service", "'Agents'"),
@@ -126,6 +145,61 @@ BY_FAIL: list[tuple[Values, str]] = [
     (
         pools(autoscaling={"enabled": True, "minReplicas": 5, "maxReplicas": 4}),
         "pools.default.autoscaling: maxReplicas is less than minReplicas",
+    ),
+    (
+        pools(autoscaling={"enabled": True, "targetCPUUtilizationPercentage": None}),
+        (
+            "pools.default.autoscaling: there is nothing to scale by; set"
+            " targetCPUUtilizationPercentage, metrics or wanted.enabled"
+        ),
+    ),
+    (
+        pools(autoscaling={"enabled": True}, keda={"enabled": True, "serverAddress": SERVER}),
+        (
+            "pools.default: autoscaling and keda are both enabled, and would scale the same agents;"
+            " keep one of them"
+        ),
+    ),
+    (
+        pools(keda={"enabled": True, "serverAddress": SERVER, "minReplicas": 11}),
+        "pools.default.keda: maxReplicas is less than minReplicas",
+    ),
+    (
+        pools(keda={"enabled": True}, adapt={}),
+        (
+            "pools.default.keda: serverAddress is missing; it says where Prometheus is, such as"
+            " http://prometheus-operated.monitoring:9090"
+        ),
+    ),
+    (
+        pools(keda={"enabled": True, "serverAddress": SERVER}),
+        (
+            "pools.default: keda scales by how many agents are wanted, and size: all wants whatever"
+            " there is; set adapt"
+        ),
+    ),
+    (
+        pools(autoscaling={"enabled": True, "wanted": {"enabled": True}}, size="all"),
+        (
+            "pools.default: autoscaling.wanted scales by how many agents are wanted, and size: all"
+            " wants whatever there is; set adapt"
+        ),
+    ),
+    (
+        pools(size=4, adapt={"maximum": 8}),
+        "pools.default.size: 4 contradicts adapt; keep one of them",
+    ),
+    (
+        pools(adapt={"minimum": 5, "maximum": 4}),
+        "pools.default.adapt: minimum is 5, and maximum is 4",
+    ),
+    (
+        pools(size=4, share={"guaranteed": 5}),
+        "pools.default.share: guaranteed is 5, and size is 4",
+    ),
+    (
+        pools(adapt={"maximum": 0}, share={"guaranteed": 1}),
+        "pools.default.share: guaranteed is 1, and adapt.maximum is 0",
     ),
     (
         {"discoveryOptions": {"address": "hostname"}},

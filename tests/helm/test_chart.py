@@ -35,8 +35,8 @@ from tests.helm.chart import (
 )
 
 ALL = pytest.mark.parametrize("values", SETS.values(), ids=SETS)
-CUSTOM = {"ServiceMonitor", "PodMonitor"}
-"""Kinds of the Prometheus operator: Kubernetes has no schema for them."""
+CUSTOM = {"ServiceMonitor", "PodMonitor", "ScaledObject"}
+"""Kinds of the Prometheus operator and of KEDA: Kubernetes has no schema for them."""
 
 
 @ALL

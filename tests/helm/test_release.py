@@ -17,7 +17,7 @@ import pytest
 from gc_bootstrap.wire.keys import PrivateKey, PublicKeys
 from gc_bootstrap.wire.tokens import Verifier, sign
 from tests.helm.api import ApiServer, serving
-from tests.helm.chart import CHART, EVERYTHING, Values
+from tests.helm.chart import CHART, EVERYTHING, SERVER, Values
 from tests.integration.harness import free_port
 
 COOKIE = ("prod", "secrets", "dask-gc-bootstrap-cookie")
@@ -208,6 +208,30 @@ async def test_autoscaling_takes_over_a_pool_as_it_runs(kind: str) -> None:
         assert "replicas" not in api.objects[key]["spec"]
         await helm("upgrade", CHART, "dask", before)
         assert api.objects[key]["spec"]["replicas"] == 4
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet"])
+async def test_keda_takes_over_a_pool_as_it_runs(kind: str) -> None:
+    """A pool that KEDA has scaled to none stays so: it is KEDA that wakes it."""
+    before: Values = {"pools": {"default": {"kind": kind, "replicas": 4}}}
+    keda = {"enabled": True, "serverAddress": SERVER}
+    scaled: Values = {"pools": {"default": {"kind": kind, "adapt": {}, "keda": keda}}}
+    key = ("prod", f"{kind.lower()}s", "dask-gc-bootstrap-default")
+    async with _cluster() as (api, helm):
+        await helm("install", CHART, "dask", before)
+        for replicas in (4, 7, 0):
+            api.objects[key]["spec"]["replicas"] = replicas
+            await helm("upgrade", CHART, "dask", scaled)
+            assert api.objects[key]["spec"]["replicas"] == replicas
+        applied = {"manager": "helm", "operation": "Apply"}
+        scale = {"manager": "keda", "operation": "Update", "subresource": "scale"}
+        api.objects[key]["metadata"]["managedFields"] = [applied, scale]
+        await helm("upgrade", CHART, "dask", scaled)
+        assert "replicas" not in api.objects[key]["spec"]  # it is KEDA's
+        assert ("prod", "scaledobjects", "dask-gc-bootstrap-default") in api.objects
+        await helm("upgrade", CHART, "dask", before)
+        assert api.objects[key]["spec"]["replicas"] == 4
+        assert ("prod", "scaledobjects", "dask-gc-bootstrap-default") not in api.objects
 
 
 async def test_a_new_pool_with_autoscaling_begins_with_what_the_autoscaler_gives_it() -> None:

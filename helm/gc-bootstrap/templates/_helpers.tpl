@@ -106,6 +106,7 @@ makes floats of all numbers: print them with int64. */}}
     {{- fail "pools.scheduler: the name is taken by the scheduler; choose another" -}}
   {{- end -}}
   {{- $pool := mergeOverwrite (deepCopy $.Values.poolDefaults) (deepCopy $given) -}}
+  {{- include "gcb.completePool" (list $pool $given) -}}
   {{- $full := printf "%s-%s" (include "gcb.fullname" $) $name -}}
   {{- include "gcb.checkName" (list $full $key) -}}
   {{- $_ := set $pool "fullname" $full -}}
@@ -121,6 +122,29 @@ makes floats of all numbers: print them with int64. */}}
 {{- toJson $pools -}}
 {{- end -}}
 
+{{/* (list pool given): put in what follows from the rest. Sections that are not there in the values of a
+release that was made before (--reuse-values) are empty. */}}
+{{- define "gcb.completePool" -}}
+{{- $pool := index . 0 -}}{{- $given := index . 1 -}}
+{{- $_ := set $pool "share" ($pool.share | default dict) -}}
+{{- $_ := set $pool "keda" ($pool.keda | default dict) -}}
+{{- $_ := set $pool.autoscaling "wanted" ($pool.autoscaling.wanted | default dict) -}}
+{{- $scaler := ternary "autoscaling" "" $pool.autoscaling.enabled -}}
+{{- $_ := set $pool "scaler" (ternary "keda" $scaler ($pool.keda.enabled | default false)) -}}
+{{- /* As in the configuration of gc_bootstrap: a size or adapt of the pool's own puts out the other's default. */ -}}
+{{- $own := list -}}
+{{- range $key := list "size" "adapt" -}}
+  {{- if and (hasKey $given $key) (not (kindIs "invalid" (get $given $key))) -}}{{- $own = append $own $key -}}{{- end -}}
+{{- end -}}
+{{- if eq (len $own) 1 -}}
+  {{- $_ := set $pool (ternary "adapt" "size" (has "size" $own)) nil -}}
+{{- end -}}
+{{- /* Not `default`: a size of 0 is one. */ -}}
+{{- if kindIs "invalid" $pool.size -}}{{- $_ := set $pool "size" "all" -}}{{- end -}}
+{{- $_ := set $pool "adapts" (kindIs "map" $pool.adapt) -}}
+{{- $_ := set $pool "saysSize" (or (has "size" $own) (ne (toString $pool.size) "all")) -}}
+{{- end -}}
+
 {{- define "gcb.checkPool" -}}
 {{- $root := index . 0 -}}{{- $key := index . 1 -}}{{- $pool := index . 2 -}}
 {{- if and $pool.enabled $pool.discovery.service -}}
@@ -132,12 +156,81 @@ makes floats of all numbers: print them with int64. */}}
 {{- if and $pool.volumeClaimTemplates (ne $pool.kind "StatefulSet") -}}
   {{- fail (printf "%s: volumeClaimTemplates need kind: StatefulSet" $key) -}}
 {{- end -}}
-{{- if and $pool.autoscaling.enabled (lt (int64 $pool.autoscaling.maxReplicas) (int64 $pool.autoscaling.minReplicas)) -}}
-  {{- fail (printf "%s.autoscaling: maxReplicas is less than minReplicas" $key) -}}
-{{- end -}}
+{{- include "gcb.checkSizes" (list $key $pool) -}}
+{{- include "gcb.checkScaler" . -}}
 {{- if and $pool.enabled (eq ($root.Values.discoveryOptions.address | default "ip") "hostname") (ne $pool.kind "StatefulSet") -}}
   {{- fail (printf "discoveryOptions.address: hostname needs kind: StatefulSet, and %s is a %s" $key $pool.kind) -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "gcb.checkSizes" -}}
+{{- $key := index . 0 -}}{{- $pool := index . 1 -}}
+{{- $most := $pool.size -}}{{- $what := "size" -}}
+{{- if $pool.adapts -}}
+  {{- if ne (toString $pool.size) "all" -}}
+    {{- fail (printf "%s.size: %v contradicts adapt; keep one of them" $key $pool.size) -}}
+  {{- end -}}
+  {{- $most = $pool.adapt.maximum -}}{{- $what = "adapt.maximum" -}}
+  {{- if and (not (kindIs "invalid" $most)) (gt (int64 $pool.adapt.minimum) (int64 $most)) -}}
+    {{- fail (printf "%s.adapt: minimum is %d, and maximum is %d" $key (int64 $pool.adapt.minimum) (int64 $most)) -}}
+  {{- end -}}
+{{- end -}}
+{{- if and (not (has (toString $most) (list "all" "<nil>"))) (gt (int64 $pool.share.guaranteed) (int64 $most)) -}}
+  {{- fail (printf "%s.share: guaranteed is %d, and %s is %d" $key (int64 $pool.share.guaranteed) $what (int64 $most)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "gcb.checkScaler" -}}
+{{- $root := index . 0 -}}{{- $key := index . 1 -}}{{- $pool := index . 2 -}}
+{{- if and $pool.autoscaling.enabled $pool.keda.enabled -}}
+  {{- fail (printf "%s: autoscaling and keda are both enabled, and would scale the same agents; keep one of them" $key) -}}
+{{- end -}}
+{{- if $pool.scaler -}}
+  {{- $bounds := get $pool $pool.scaler -}}
+  {{- if lt (int64 $bounds.maxReplicas) (int64 $bounds.minReplicas) -}}
+    {{- fail (printf "%s.%s: maxReplicas is less than minReplicas" $key $pool.scaler) -}}
+  {{- end -}}
+{{- end -}}
+{{- $auto := $pool.autoscaling -}}
+{{- if and $auto.enabled (not (or $auto.metrics $auto.targetCPUUtilizationPercentage $auto.wanted.enabled)) -}}
+  {{- fail (printf "%s.autoscaling: there is nothing to scale by; set targetCPUUtilizationPercentage, metrics or wanted.enabled" $key) -}}
+{{- end -}}
+{{- if and $pool.keda.enabled (not $pool.keda.serverAddress) -}}
+  {{- fail (printf "%s.keda: serverAddress is missing; it says where Prometheus is, such as http://prometheus-operated.monitoring:9090" $key) -}}
+{{- end -}}
+{{- $wanted := or (and $auto.enabled $auto.wanted.enabled) (and $pool.keda.enabled (not $pool.keda.query)) -}}
+{{- /* Without a scheduler here, those of other releases say how many they want. */ -}}
+{{- if and $wanted $root.Values.scheduler.enabled (not $pool.adapts) (eq (toString $pool.size) "all") -}}
+  {{- fail (printf "%s: %s scales by how many agents are wanted, and size: all wants whatever there is; set adapt" $key (ternary "keda" "autoscaling.wanted" $pool.keda.enabled)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* (list section pool): put into a pool's section of the configuration how many agents it holds. Not as
+JSON, which would make 1e+06 of a million. */}}
+{{- define "gcb.setSizes" -}}
+{{- $section := index . 0 -}}{{- $pool := index . 1 -}}
+{{- if $pool.adapts -}}
+  {{- $adapt := dict -}}
+  {{- range $key, $value := $pool.adapt -}}
+    {{- if kindIs "float64" $value -}}{{- $value = int64 $value -}}{{- end -}}
+    {{- $_ := set $adapt (kebabcase $key) $value -}}
+  {{- end -}}
+  {{- $_ := set $section "adapt" $adapt -}}
+{{- else if $pool.saysSize -}}
+  {{- $_ := set $section "size" (ternary "all" (int64 $pool.size) (eq (toString $pool.size) "all")) -}}
+{{- end -}}
+{{- $share := dict -}}
+{{- with $pool.share.policy -}}{{- $_ := set $share "policy" . -}}{{- end -}}
+{{- with $pool.share.weight -}}{{- if ne (float64 .) 1.0 -}}{{- $_ := set $share "weight" . -}}{{- end -}}{{- end -}}
+{{- with $pool.share.guaranteed -}}{{- $_ := set $share "guaranteed" (int64 .) -}}{{- end -}}
+{{- with $share -}}{{- $_ := set $section "share" . -}}{{- end -}}
+{{- end -}}
+
+{{/* (list root): the labels by which Prometheus knows the schedulers of this cluster, and where they are;
+as JSON. Services have the first one, and both the monitor and Prometheus' usual job for Services take it over. */}}
+{{- define "gcb.schedulerSeries" -}}
+{{- $namespaces := prepend .Values.cluster.namespaces .Release.Namespace | uniq -}}
+{{- dict "part" (include "gcb.cluster" .) "namespaces" $namespaces | toJson -}}
 {{- end -}}
 
 {{/* (list root override): an image's full name. */}}
@@ -160,7 +253,9 @@ makes floats of all numbers: print them with int64. */}}
     {{- $service := $pool.discovery.service | default $pool.fullname -}}
     {{- $namespace := $pool.discovery.namespace | default $root.Release.Namespace -}}
     {{- $found := include "gcb.discovery" (list $root $service $namespace) | fromJson -}}
-    {{- $_ := set $pools $name (dict "discovery" $found "drain" (dict "timeout" $pool.drainTimeout)) -}}
+    {{- $section := dict "discovery" $found "drain" (dict "timeout" $pool.drainTimeout) -}}
+    {{- include "gcb.setSizes" (list $section $pool) -}}
+    {{- $_ := set $pools $name $section -}}
   {{- end -}}
 {{- end -}}
 {{- $made := dict "gc-bootstrap" (dict "pools" $pools) -}}
