@@ -15,6 +15,7 @@ from gc_bootstrap.agent.refusals import Refusals
 from gc_bootstrap.agent.state import Event, Life
 from gc_bootstrap.wire import versions
 from gc_bootstrap.wire.messages import (
+    RETIRED,
     AttachReply,
     AttachRequest,
     DetachRequest,
@@ -29,7 +30,6 @@ DRAIN_TIMEOUT = 60.0
 LEASE_TIMEOUT = 300.0
 """Seconds without a sign of life, unless ``--lease-timeout`` says otherwise. Dask's scheduler gives
 up a worker that is silent for as long (``distributed.scheduler.worker-ttl``)."""
-RETIRED = "was retired by Dask's retire_workers, and stays away until the agent is started anew"
 RELEASE_TIMEOUT = 5.0
 """Seconds that an attach waits for the workers of the last scheduler to be gone."""
 
@@ -136,7 +136,7 @@ class Agent:
         )
 
     async def detach(self, request: DetachRequest) -> None:
-        """Drain and end the workers, and be nobody's.
+        """Drain and end the workers, or abandon them at once, and be nobody's.
 
         Raises
         ------
@@ -150,7 +150,10 @@ class Agent:
             raise WireError(409, f"held by scheduler {lease.request.scheduler_id}, not by you")
         if lease.request.peer != request.peer:
             raise WireError(409, f"held as {lease.request.peer}")
-        await lease.drain(self._drain_deadline())
+        if request.abandon:
+            await lease.end(abandon=True)
+        else:
+            await lease.drain(self._drain_deadline())
 
     def status(self) -> StatusReply:
         """What ``GET /v1/status`` answers."""
@@ -168,6 +171,9 @@ class Agent:
             memory_limit=str(self.options.workers[0].get("memory_limit")),
             versions=self.versions,
             refusals=dict(self.refusals.counts),
+            memory=self.options.memory,
+            resources=self.options.resources,
+            agent=self.id,
         )
 
     async def drain(self) -> None:

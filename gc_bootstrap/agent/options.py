@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import click
+import dask.config
 from dask.system import CPU_COUNT
 
 from gc_bootstrap.agent import _dask, checks
@@ -46,6 +47,20 @@ class WorkerOptions:
     contact_address: str | None = None
     preload: tuple[str, ...] = ()
     security: Security | None = field(default=None, repr=False)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that each worker may use; 0 where that is not limited."""
+        return _dask.parse_memory_limit(self._of_each("memory_limit"), self.nthreads) or 0
+
+    @property
+    def resources(self) -> Mapping[str, float]:
+        """What each worker has of Dask's abstract resources."""
+        given = self._of_each("resources")
+        return dict(dask.config.get("distributed.worker.resources") if given is None else given)
+
+    def _of_each(self, name: str) -> Any:
+        return self.workers[0].get(name)
 
     def listening_at(self, host: str | None) -> WorkerOptions:
         """The same for an agent that listens there, where they do not say another host.

@@ -38,8 +38,13 @@ class Answer:
     @property
     def error(self) -> str:
         """What an answer with an error status says; one line."""
+        return self.refusal.error
+
+    @property
+    def refusal(self) -> ErrorReply:
+        """All that an answer with an error status says."""
         try:
-            return ErrorReply.decode(self.body).error
+            return ErrorReply.decode(self.body)
         except WireError as exc:
             raise DistError(f"is no gc_bootstrap agent: it answers HTTP {self.status}") from exc
 
@@ -74,13 +79,21 @@ class AgentClient:
             trust_env=False,
         )
 
-    async def post(
-        self, peer: Peer, path: str, body: bytes, authorization: str | None, deadline: float
+    async def ask(
+        self,
+        peer: Peer,
+        method: str,
+        path: str,
+        body: bytes,
+        authorization: str | None,
+        deadline: float,
     ) -> Answer:
         """Send one request and read at most :data:`MAX_BODY` bytes of the answer.
 
         Parameters
         ----------
+        method
+            GET, with an empty body, or POST.
         deadline
             When all of it has to be over, on the event loop's clock.
 
@@ -90,19 +103,18 @@ class AgentClient:
             With the reason, in one line without the peer's name.
         """
         assert self._session is not None, "start() comes first"
-        headers = {
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-            "Prefer": names.PROCESSING,
-        }
+        headers = {"Accept-Encoding": "identity", "Prefer": names.PROCESSING}
+        if method == "POST":
+            headers["Content-Type"] = "application/json"
         if authorization is not None:
             headers["Authorization"] = authorization
         timeout = max(0.001, deadline - asyncio.get_running_loop().time())  # 0 is none to aiohttp
         scheme = "http" if self._tls is None else "https"
         try:
-            async with self._session.post(
+            async with self._session.request(
+                method,
                 f"{scheme}://{peer}{path}",
-                data=body,
+                data=body or None,
                 headers=headers,
                 allow_redirects=False,
                 ssl=True if self._tls is None else self._tls,

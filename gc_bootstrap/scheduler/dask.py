@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Self
 from gc_bootstrap.dist import Dist, Owner
 from gc_bootstrap.errors import ConfigError, DistError, PeerError
 from gc_bootstrap.peer import Outcome, Peer
+from gc_bootstrap.scheduler import surveys
 from gc_bootstrap.scheduler.client import Answer
 from gc_bootstrap.scheduler.drains import Drainer
 from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.scheduler.signing import SignedClient, find_signer
+from gc_bootstrap.stake import Claim, Survey
 from gc_bootstrap.wire import messages, names, versions
-from gc_bootstrap.wire.messages import AttachReply, AttachRequest, DetachRequest
+from gc_bootstrap.wire.messages import (
+    AttachReply,
+    AttachRequest,
+    DetachClaim,
+    DetachRequest,
+    Message,
+    StatusReply,
+)
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -28,6 +37,8 @@ agent answers when the worker has registered, so there is hardly anything to wai
 REGISTRATION_POLL = 0.02
 NAMES_KEPT = 1000
 """Other names of members that are remembered."""
+SURVEY_TIMEOUT = 5.0
+"""Seconds for an agent to say what it is. It takes no time; who hangs is not waited for."""
 DETACH_TIMEOUT = 10.0
 """Seconds for an agent to end its workers. Their data is safe by then and the scheduler has
 forgotten them, so that nothing but the log depends on it."""
@@ -110,6 +121,22 @@ class DaskDist(Dist):
         await self._lost.wait()
         self._lost.clear()
 
+    async def survey(self, peer: Peer) -> Survey | Outcome:
+        deadline = _now() + min(SURVEY_TIMEOUT, self.owner.options.connect.timeout)
+        answer = await self._ask(peer, names.STATUS, None, deadline)
+        if answer.status != 200:
+            return _refusal(answer)
+        try:
+            status = StatusReply.decode(answer.body)
+        except messages.WireError as exc:
+            raise DistError(f"is no gc_bootstrap agent: {exc}") from exc
+        found = surveys.judge(status, peer, self._scheduler.id, self.owner.pool, self._versions)
+        if isinstance(found, Outcome) and found.same_as is not None:
+            self._note_name(peer, found.same_as)
+        elif status.agent is not None and status.agent == self._retired_agent(peer):
+            return Outcome.refused(messages.RETIRED, expected=True, soon=True)
+        return found
+
     # -- attaching -------------------------------------------------------------------------------
 
     async def connect(self, peer: Peer) -> Outcome:
@@ -129,14 +156,10 @@ class DaskDist(Dist):
         if isinstance(reply, Outcome):
             return reply
         self._compare_versions(peer, reply)
-        if reply.peer != str(peer):
-            if len(self._names) >= NAMES_KEPT:
-                del self._names[next(iter(self._names))]
-            self._names[peer] = _parse(reply.peer)
-            return Outcome.refused(f"is the same agent as {reply.peer}", same_as=_parse(reply.peer))
-        if reply.pool != owner.pool:
-            return Outcome.refused(f"is attached by the pool {reply.pool!r}", soon=True)
-        return Outcome.DONE
+        refused = surveys.not_so(reply.peer, reply.pool, peer, owner.pool)
+        if refused is not None and refused.same_as is not None:
+            self._note_name(peer, refused.same_as)
+        return Outcome.DONE if refused is None else refused
 
     async def _attach(self, peer: Peer, deadline: float) -> AttachReply | Outcome:
         """Post an attach; what the agent answers, or the refusal that it comes to."""
@@ -147,7 +170,7 @@ class DaskDist(Dist):
             scheduler_id=self._scheduler.id,
             peer=str(peer),
             pool=self.owner.pool,
-            versions=versions.installed() if options.versions == "refuse" else {},
+            versions=self._versions,
             timeout=min(most, max(least, deadline - _now())),
             retired=self._retired_agent(peer),
         )
@@ -163,6 +186,16 @@ class DaskDist(Dist):
         if reply.scheduler_id != self._scheduler.id:
             raise DistError(f"says that it is held by scheduler {reply.scheduler_id}")
         return reply
+
+    @property
+    def _versions(self) -> dict[str, str]:
+        """What an agent's have to match."""
+        return versions.installed() if self.owner.options.versions == "refuse" else {}
+
+    def _note_name(self, peer: Peer, same_as: Peer) -> None:
+        if len(self._names) >= NAMES_KEPT:
+            del self._names[next(iter(self._names))]
+        self._names[peer] = same_as
 
     def _retired_agent(self, peer: Peer) -> str | None:
         """Which start of a peer's agent is not to be attached, by whichever name it was."""
@@ -218,16 +251,36 @@ class DaskDist(Dist):
         assert self._drainer is not None, "start() comes first"
         return self._drainer.progress(peer, self.owner.pool)
 
-    async def _detach(self, peer: Peer, name: str) -> Answer:
-        """Have an agent end its workers, that this scheduler holds under a name."""
-        request = DetachRequest(self._scheduler.id, name)
+    async def abandon(self, peer: Peer) -> Outcome:
+        """End a member's workers at once; no data is moved.
+
+        Raises
+        ------
+        DistError
+            As for :meth:`disconnect`.
+        """
+        answer = await self._detach(peer, str(peer), abandon=True)
+        return Outcome.DONE if answer.status == 200 else _refusal(answer)
+
+    async def _detach(
+        self, peer: Peer, name: str, to: Claim | None = None, *, abandon: bool = False
+    ) -> Answer:
+        """Have an agent end its workers, that this scheduler holds under a name.
+
+        Parameters
+        ----------
+        to
+            Who is told when it is free.
+        abandon
+            At once, with what they hold.
+        """
+        claim = None if to is None else DetachClaim(to.scheduler, to.scheduler_id, to.pool)
+        request = DetachRequest(self._scheduler.id, name, claim, abandon)
         return await self._ask(peer, names.DETACH, request, _now() + DETACH_TIMEOUT)
 
-    # -- what both need --------------------------------------------------------------------------
+    # -- what all need ---------------------------------------------------------------------------
 
-    async def _ask(
-        self, peer: Peer, path: str, message: AttachRequest | DetachRequest, deadline: float
-    ) -> Answer:
+    async def _ask(self, peer: Peer, path: str, message: Message | None, deadline: float) -> Answer:
         assert self._client is not None, "bind() comes first"
         return await self._client.ask(peer, path, message, deadline)
 

@@ -29,7 +29,7 @@ MOST_NONCES = 16384
 
 
 class SignedClient:
-    """Posts messages to agents, signed as the agent expects.
+    """Sends messages to agents, signed as the agent expects.
 
     Parameters
     ----------
@@ -65,8 +65,10 @@ class SignedClient:
         """Close the session. May be called more than once."""
         await self._client.close()
 
-    async def ask(self, peer: Peer, path: str, message: Message, deadline: float) -> Answer:
+    async def ask(self, peer: Peer, path: str, message: Message | None, deadline: float) -> Answer:
         """Post one message, and return the agent's answer whatever it is, but for a refused token.
+
+        None for a message is a GET.
 
         At most three requests: one that carries no nonce of this agent's, or an old one, is
         repeated once, and so is one that was signed with a cookie which has been replaced since.
@@ -81,13 +83,13 @@ class SignedClient:
         DistError
             There is no answer, or the agent does not trust this scheduler's key or cookie.
         """
-        body = message.encode()
+        method, body = ("GET", b"") if message is None else ("POST", message.encode())
         knows_nonce = knows_cookie = False
         signer, read_at = await self._signer_for(peer)
         while True:
             nonce = self._nonces.get(peer)
-            header = signer and tokens.sign(signer, "POST", path, body, self._clock(), nonce)
-            answer = await self._post(peer, path, body, header or None, deadline)
+            header = signer and tokens.sign(signer, method, path, body, self._clock(), nonce)
+            answer = await self._send(peer, method, path, body, header or None, deadline)
             if answer.status not in (401, 403):
                 return answer
             if signer and not knows_nonce and answer.nonce not in (None, nonce):
@@ -103,12 +105,18 @@ class SignedClient:
         with_what = f"signed with {signer!r}" if signer else "not signed: no cookie is known"
         raise DistError(f"refuses this scheduler: {answer.error} (the request was {with_what})")
 
-    async def _post(
-        self, peer: Peer, path: str, body: bytes, header: str | None, deadline: float
+    async def _send(
+        self,
+        peer: Peer,
+        method: str,
+        path: str,
+        body: bytes,
+        header: str | None,
+        deadline: float,
     ) -> Answer:
-        """Post, and remember the peer's nonce for as long as it answers."""
+        """Ask, and remember the peer's nonce for as long as it answers."""
         try:
-            answer = await self._client.post(peer, path, body, header, deadline)
+            answer = await self._client.ask(peer, method, path, body, header, deadline)
         except DistError:
             self._nonces.pop(peer, None)
             raise

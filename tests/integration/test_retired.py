@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 import pytest
 from distributed import Client, Scheduler
 
-from gc_bootstrap.agent.core import RETIRED
 from gc_bootstrap.peer import Outcome, Peer
+from gc_bootstrap.wire.messages import RETIRED
 from tests.integration.clusters import DistFactory
 from tests.integration.harness import Processes, agent_here, scheduler_here, until
 

@@ -19,8 +19,8 @@ from gc_bootstrap.scheduler.client import Answer
 from gc_bootstrap.scheduler.signing import SignedClient
 from gc_bootstrap.wire.cookie import Cookie
 from gc_bootstrap.wire.keys import Signer, Trusted
-from gc_bootstrap.wire.messages import DetachRequest
-from gc_bootstrap.wire.names import DETACH
+from gc_bootstrap.wire.messages import DetachRequest, StatusReply
+from gc_bootstrap.wire.names import DETACH, STATUS
 from gc_bootstrap.wire.registrations import Registrar, Registration
 from tests.unit.test_agent_core import options
 
@@ -73,6 +73,17 @@ async def asked(client: SignedClient, peer: Peer) -> Answer:
 async def test_the_shared_cookie_signs() -> None:
     async with served(SHARED) as peer, client_with(SHARED) as client:
         assert (await asked(client, peer)).status == 200
+
+
+async def test_what_is_only_looked_at_is_signed_as_well() -> None:
+    async with served(SHARED) as peer, client_with(SHARED) as client:
+        for _ in range(2):
+            deadline = asyncio.get_running_loop().time() + 10.0
+            answer = await client.ask(peer, STATUS, None, deadline)
+            assert (answer.status, StatusReply.decode(answer.body).state) == (200, "idle")
+    async with served(SHARED) as peer, client_with(None) as client:
+        with pytest.raises(DistError, match="no cookie is known"):
+            await client.ask(peer, STATUS, None, asyncio.get_running_loop().time() + 10.0)
 
 
 async def test_an_agent_that_has_made_its_own_cookie_gets_that_one() -> None:
