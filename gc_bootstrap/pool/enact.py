@@ -1,4 +1,4 @@
-"""Enacting plans: connects and disconnects that run at once, bounded, each with its deadline.
+"""Enacting plans: connects, drops and releases that run at once, bounded, each with its deadline.
 
 The only place that makes a plan happen. What comes of each goes to the record, from which the next
 plan is made.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Sized
+from collections.abc import Callable, Coroutine, Sequence, Sized
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,8 @@ from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.pool.plan import Plan
 from gc_bootstrap.pool.record import Record
 from gc_bootstrap.pool.supervise import ends_task, reason_of
+from gc_bootstrap.pool.survey import Surveyor
+from gc_bootstrap.stake import Claim, Stake
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ Ask = Callable[[Peer], Coroutine[Any, Any, Outcome]]
 
 
 class Enactor:
-    """Runs one pool's connects and disconnects.
+    """Runs one pool's connects, claims, disconnects and releases.
 
     Parameters
     ----------
@@ -54,8 +56,12 @@ class Enactor:
 
     Attributes
     ----------
-    connecting, disconnecting
-        What runs now, by peer.
+    connecting, disconnecting, releasing
+        What runs now, by peer, in the order in which it began.
+    claiming
+        Of those connecting, the ones that somebody else holds.
+    surveyor
+        Runs the surveys.
     """
 
     def __init__(
@@ -69,6 +75,9 @@ class Enactor:
     ) -> None:
         self.connecting: dict[Peer, asyncio.Task[None]] = {}
         self.disconnecting: dict[Peer, asyncio.Task[None]] = {}
+        self.releasing: dict[Peer, asyncio.Task[None]] = {}
+        self.claiming: set[Peer] = set()
+        self.surveyor = Surveyor(dist, name, options, record, on_free)
         self._dist = dist
         self._name = name
         self._options = options
@@ -86,17 +95,27 @@ class Enactor:
 
     @property
     def busy(self) -> set[Peer]:
-        """Peers that are being connected or disconnected now."""
-        return self.connecting.keys() | self.disconnecting.keys()
+        """Peers that are being connected, disconnected or released now."""
+        return self.connecting.keys() | self.disconnecting.keys() | self.releasing.keys()
 
-    async def enact(self, plan: Plan) -> None:
-        """Begin what a plan proposes. What is left of the plan before is forgotten."""
+    async def enact(self, plan: Plan, claims: Sequence[Claim] = ()) -> None:
+        """Begin what a plan proposes. What is left of the plan before is forgotten.
+
+        Parameters
+        ----------
+        claims
+            What others wanted when the plan was made.
+        """
         # Some of the plan before may have been started since this one was made.
         connect = [peer for peer in plan.connect if peer not in self.connecting]
         self._fresh = deque(peer for peer in connect if peer not in plan.retries)
         self._retries = deque(peer for peer in connect if peer in plan.retries)
         self._awaited = frozenset(plan.awaited)
         self._fill()
+        self.surveyor.ask(plan.survey, self._awaited)
+        for peer, wants in plan.claim.items():
+            if peer not in self.connecting:
+                self._claim(peer, plan.stake or Stake(), wants)
         for peer in plan.cancel:
             self._cancel(peer)
         # All of them, unlike connects: who is being dropped must not be given others' data.
@@ -106,26 +125,39 @@ class Enactor:
                 await asyncio.sleep(0)
                 if self._closed:
                     return
+        for number, (peer, to) in enumerate(plan.release.items(), 1):
+            self._record.releasing(peer, to, claims, peer in plan.gives)
+            self._run(self.releasing, peer, self._release(peer, to), f"release {peer}")
+            if number % DROPS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+                if self._closed:
+                    return
 
     def forget_waiting(self) -> None:
         """Begin nothing more of the plan."""
         self._fresh.clear()
         self._retries.clear()
+        self.surveyor.forget_waiting()
 
     async def settled(self) -> None:
         """Wait until all that was begun has ended, and what waited for a place as well."""
-        while tasks := [*self.connecting.values(), *self.disconnecting.values()]:
+        while tasks := self._tasks():
             await asyncio.wait(tasks)
             await asyncio.sleep(0)  # their callbacks give the places to the next ones
+        await self.surveyor.settled()
 
     async def close(self) -> None:
         """Cancel what runs, and wait for it. May be called more than once."""
         self._closed = True
         self.forget_waiting()
-        tasks = [*self.connecting.values(), *self.disconnecting.values()]
+        tasks = self._tasks()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, self.surveyor.close(), return_exceptions=True)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        running = (self.connecting, self.disconnecting, self.releasing)
+        return [task for tasks in running for task in tasks.values()]
 
     def _run(
         self,
@@ -146,6 +178,7 @@ class Enactor:
         if running is self.connecting:
             self._holding.discard(peer)
             self._retrying.discard(peer)
+            self.claiming.discard(peer)
         if self._closed:
             return
         self._fill()
@@ -178,11 +211,20 @@ class Enactor:
         self._holding.add(peer)
         self._run(self.connecting, peer, self._connect(peer), f"connect {peer}")
 
-    async def _connect(self, peer: Peer) -> None:
+    def _claim(self, peer: Peer, stake: Stake, wants: int) -> None:
+        """Claims need no place: there are hardly more than schedulers."""
+        self.claiming.add(peer)
+        self._record.claiming(peer)
+        ask = partial(self._dist.claim, stake=stake, wants=wants)
+        self._run(self.connecting, peer, self._connect(peer, ask), f"claim {peer}")
+
+    async def _connect(self, peer: Peer, ask: Ask | None = None) -> None:
         began = self._clock()
         timer = asyncio.get_running_loop().call_later(PATIENCE, self._give_place_back, peer)
         try:
-            outcome = await self._attempt(self._dist.connect, peer, self._options.connect.timeout)
+            outcome = await self._attempt(
+                ask or self._dist.connect, peer, self._options.connect.timeout
+            )
         finally:
             timer.cancel()
         self._record.connected(peer, outcome, began)
@@ -199,11 +241,21 @@ class Enactor:
         outcome = await self._attempt(self._dist.disconnect, peer, limit)
         self._record.disconnected(peer, outcome, began)
 
+    async def _release(self, peer: Peer, to: Claim | None) -> None:
+        began = self._clock()
+        limit = self._options.drain.timeout + DROP_MARGIN
+        outcome = await self._attempt(partial(self._dist.release, to=to), peer, limit)
+        self._record.released(peer, outcome, began, to)
+
     def _cancel(self, peer: Peer) -> None:
-        task = self.disconnecting.get(peer)
-        if task is not None and not task.cancelling():
+        task = self.disconnecting.get(peer) or self.releasing.get(peer)
+        if task is None or task.cancelling():
+            return
+        if peer in self.releasing:
+            self._record.release_cancelled(peer)
+        else:
             self._record.cancelled(peer)
-            task.cancel()
+        task.cancel()
 
     async def _attempt(self, ask: Ask, peer: Peer, timeout: float) -> Outcome:
         """Ask the dist, within a deadline; whatever goes wrong becomes a refusal with a reason."""

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -16,6 +16,8 @@ from typing import Any
 
 from gc_bootstrap.config import ReconnectOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
+from gc_bootstrap.pool.surveys import Gift, Known, on_the_way, still_given, still_known
+from gc_bootstrap.stake import Claim, Survey
 
 SOON = 5.0
 """Longest backoff, in seconds, of a peer that may be had at any moment and is cheap to ask: one
@@ -30,6 +32,10 @@ GONE_FOR = 600.0
 times the longest backoff."""
 MOST_GONE = 1000
 """Of how many such peers they are remembered at most."""
+
+LEFT_FOR = 10.0
+"""Seconds for which a peer that was let go for a claimant is left to it. It is told at once, others
+half a second later each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class Absence:
     times: int
 
 
-def _nothing() -> Mapping[Peer, Any]:
+def _nothing() -> Mapping[Any, Any]:
     return MappingProxyType({})
 
 
@@ -104,6 +110,16 @@ class History:
         Members that discovery does not name.
     departures
         Members that the dist would not let go, when it was asked last.
+    called_off
+        Members whose release has been called off.
+    surveys
+        What peers that are no members have said of themselves.
+    surveyed
+        When so many have been asked that were not waited for that more may be.
+    claimed
+        By scheduler id when peers were claimed last.
+    gifts
+        Members that are let go for others, and that were a moment ago.
     """
 
     attempts: Mapping[Peer, Hold] = field(default_factory=_nothing)
@@ -112,6 +128,11 @@ class History:
     soon: int = 0
     absences: Mapping[Peer, Absence] = field(default_factory=_nothing)
     departures: Mapping[Peer, Hold] = field(default_factory=_nothing)
+    called_off: Mapping[Peer, Hold] = field(default_factory=_nothing)
+    surveys: Mapping[Peer, Known] = field(default_factory=_nothing)
+    surveyed: float = -math.inf
+    claimed: Mapping[str, float] = field(default_factory=_nothing)
+    gifts: Mapping[Peer, Gift] = field(default_factory=_nothing)
 
 
 def backoff(options: ReconnectOptions, failures: int, random: float) -> float:
@@ -174,13 +195,53 @@ def observe(
         for peer, hold in history.departures.items()
         if peer in members and peer not in staying
     }
-    return History(attempts, history.appeared, gone, soon, absences, departures)
+    surveys = history.surveys
+    if surveys:
+        surveys = still_known(surveys, snapshot.peers, members, snapshot.complete, now)
+    return replace(
+        history,
+        attempts=attempts,
+        gone=gone,
+        soon=soon,
+        absences=absences,
+        departures=departures,
+        called_off={p: hold for p, hold in history.called_off.items() if p in members},
+        surveys=surveys,
+        gifts=still_given(history.gifts, now),
+    )
 
 
 def planned(history: History, untried: Iterable[Peer], now: float) -> History:
     """Fold into the history which peers are to be connected that have not been tried yet."""
     appeared = {peer: history.appeared.get(peer, now) for peer in untried}
     return replace(history, appeared=appeared)
+
+
+def asked(history: History, count: int, now: float) -> History:
+    """Fold in that so many peers are asked that nobody waits for: the next ones have to wait."""
+    return replace(history, surveyed=now + count / ASKS)
+
+
+def surveyed(history: History, peer: Peer, survey: Survey, now: float) -> History:
+    """Fold in what a peer has said of itself."""
+    return replace(history, surveys={**history.surveys, peer: Known(survey, now)})
+
+
+def doubted(history: History, peer: Peer) -> History:
+    """Have a peer asked again before it is connected; what it can do is remembered."""
+    known = history.surveys.get(peer)
+    if known is None:
+        return history
+    return replace(history, surveys={**history.surveys, peer: replace(known, at=-math.inf)})
+
+
+def freed(history: History, peers: AbstractSet[Peer]) -> History:
+    """Fold in that peers have said they are free: they need not be waited for any more."""
+    surveys = dict(history.surveys)
+    for peer in peers & surveys.keys():
+        surveys[peer] = replace(surveys[peer], at=-math.inf)
+    attempts = {peer: hold for peer, hold in history.attempts.items() if peer not in peers}
+    return replace(history, attempts=attempts, surveys=surveys)
 
 
 def _gone(history: History, snapshot: Snapshot, now: float) -> dict[Peer, float]:
@@ -256,6 +317,57 @@ def departed(
         before = history.departures.get(peer)
         departures[peer] = _failed(before, outcome, options, now, random)
     return replace(history, departures=departures)
+
+
+def given(
+    history: History, peer: Peer, to: Claim, claims: Sequence[Claim], by_rule: bool
+) -> History:
+    """Fold in that a member is let go for a claimant."""
+    coming = on_the_way(history.gifts.values(), claims)[to.scheduler_id]
+    gift = Gift(to.scheduler_id, by_rule, to.stake.holds + coming + 1)
+    return replace(history, gifts={**history.gifts, peer: gift})
+
+
+def not_given(history: History, peer: Peer) -> History:
+    """Fold in that a member is not let go for a claimant after all."""
+    return replace(history, gifts={p: gift for p, gift in history.gifts.items() if p != peer})
+
+
+def claimed(history: History, scheduler_id: str, now: float) -> History:
+    """Fold in that a scheduler was told that some of its peers are wanted."""
+    recent = {name: at for name, at in history.claimed.items() if now - at < GONE_FOR}
+    return replace(history, claimed={**recent, scheduler_id: now})
+
+
+def released(
+    history: History,
+    peer: Peer,
+    outcome: Outcome,
+    to: Claim | None,
+    options: ReconnectOptions,
+    now: float,
+    random: float,
+) -> History:
+    """Fold in the outcome of one release: one that was called off backs off.
+
+    A peer that was let go for a claimant is left to it for a while.
+    """
+    called_off = {p: hold for p, hold in history.called_off.items() if p != peer}
+    gift = history.gifts.get(peer)
+    history = not_given(history, peer)
+    if not outcome:
+        before = history.called_off.get(peer)
+        called_off[peer] = (
+            Hold(outcome.reason)
+            if outcome.kind == "ignored"
+            else _failed(before, outcome, options, now, random)
+        )
+    elif to is not None:
+        hold = Hold(f"given to scheduler {to.scheduler}", now + LEFT_FOR)
+        history = replace(history, attempts={**history.attempts, peer: hold})
+        if gift is not None:
+            history = replace(history, gifts={**history.gifts, peer: replace(gift, ended=now)})
+    return replace(history, called_off=called_off)
 
 
 def _failed(

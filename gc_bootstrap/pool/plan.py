@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import MappingProxyType
 
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.peer import Peer, Snapshot
+from gc_bootstrap.pool import sized
 from gc_bootstrap.pool.history import History, Hold, by_member
+from gc_bootstrap.pool.sized import Sizing
+from gc_bootstrap.stake import Claim, Stake
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,20 @@ class Plan:
         Peers and members that are left alone for now.
     warning
         What an operator has to hear loudly, or empty.
+    survey
+        Peers to ask what they can do and whose they are, in this order.
+    claim
+        Peers that others hold, and how many of its holder each is to say are wanted.
+    release
+        Members to let go because they are not needed, or are given away, and for whom.
+    gives
+        Of those, the ones that are needed and given by the rule.
+    spare
+        Of ``held``, peers that are not needed.
+    stake
+        What the pool has of the peers; None where it simply takes every one.
+    again
+        When to plan again although nothing may have happened.
     """
 
     connect: tuple[Peer, ...] = ()
@@ -48,6 +65,13 @@ class Plan:
     awaited: tuple[Peer, ...] = ()
     held: Mapping[Peer, Hold] = field(default_factory=lambda: MappingProxyType({}))
     warning: str = ""
+    survey: tuple[Peer, ...] = ()
+    claim: Mapping[Peer, int] = field(default_factory=lambda: MappingProxyType({}))
+    release: Mapping[Peer, Claim | None] = field(default_factory=lambda: MappingProxyType({}))
+    gives: frozenset[Peer] = frozenset()
+    spare: frozenset[Peer] = frozenset()
+    stake: Stake | None = None
+    again: float = math.inf
 
 
 _LEAVING = Hold("is leaving")
@@ -61,6 +85,7 @@ def plan(
     now: float,
     busy: AbstractSet[Peer] = frozenset(),
     disconnecting: AbstractSet[Peer] = frozenset(),
+    sizing: Sizing | None = None,
 ) -> Plan:
     """Propose what to do.
 
@@ -77,34 +102,19 @@ def plan(
     now
         The pool's clock, in seconds.
     busy
-        Peers that are being connected or disconnected at this moment.
+        Peers that are being connected, disconnected or released at this moment.
     disconnecting
         Of those, the ones that are being disconnected.
+    sizing
+        What a pool should hold that does not simply take every peer; None: it does.
 
     Returns
     -------
     Plan
         Never connects a member, a leaving or a busy peer; never drops who is no member.
     """
-    fresh: list[Peer] = []
-    retries: list[Peer] = []
-    held: dict[Peer, Hold] = {}
-    attempts = history.attempts
-    snapshot = by_member(snapshot, members, attempts)
-    for peer in snapshot.peers - members - busy:
-        hold = attempts.get(peer)
-        if peer in snapshot.leaving:
-            held[peer] = _LEAVING
-        elif hold is None:
-            fresh.append(peer)
-        elif hold.same_as in members if hold.same_as is not None else hold.until > now:
-            held[peer] = hold
-        else:
-            retries.append(peer)
-    known = [peer for peer in fresh if peer in history.appeared]
-    known.sort(key=history.appeared.__getitem__, reverse=True)
-    fresh = [*(peer for peer in fresh if peer not in history.appeared), *known]
-    retries.sort(key=lambda peer: (not attempts[peer].soon, attempts[peer].until))
+    snapshot = by_member(snapshot, members, history.attempts)
+    fresh, retries, held = _candidates(snapshot, members, history, now, busy)
     going = list(snapshot.leaving & members)
     warning = ""
     if options.removal.policy == "drain":
@@ -122,7 +132,7 @@ def plan(
     if warning:
         back |= disconnecting - snapshot.peers
     awaited = back | (snapshot.leaving & busy - disconnecting)
-    return Plan(
+    simple = Plan(
         connect=(*fresh, *retries),
         retries=frozenset(retries),
         disconnect=tuple(disconnect),
@@ -131,6 +141,66 @@ def plan(
         held=held,
         warning=warning,
     )
+    if sizing is None:
+        return simple
+    releasing = frozenset(sizing.releasing)
+    leaving = {*going, *(disconnecting - back)}
+    pool = sized.Pool(
+        ready=simple.connect,
+        # Without those that are no peers of their own: other names, and what is no agent.
+        others=frozenset(
+            peer for peer, hold in held.items() if peer not in members and hold.until < math.inf
+        ),
+        members=members - leaving - releasing,
+        going=leaving,
+        connecting=busy - disconnecting - releasing - members,
+        busy=busy,
+    )
+    fit = sized.fit(pool, history, options, now, sizing)
+    return replace(
+        simple,
+        connect=fit.connect,
+        retries=simple.retries.intersection(fit.connect),
+        cancel=(*simple.cancel, *fit.cancel),
+        awaited=(*simple.awaited, *fit.awaited),
+        held={**held, **fit.held},
+        survey=fit.survey,
+        claim=fit.claim,
+        release=fit.release,
+        gives=fit.gives,
+        spare=fit.spare,
+        stake=fit.stake,
+        again=fit.again,
+    )
+
+
+def _candidates(
+    snapshot: Snapshot,
+    members: AbstractSet[Peer],
+    history: History,
+    now: float,
+    busy: AbstractSet[Peer],
+) -> tuple[list[Peer], list[Peer], dict[Peer, Hold]]:
+    """Split the peers that are no members: never tried, tried before, and left alone for now."""
+    fresh: list[Peer] = []
+    retries: list[Peer] = []
+    held: dict[Peer, Hold] = {}
+    attempts = history.attempts
+    for peer in snapshot.peers - members - busy:
+        hold = attempts.get(peer)
+        if peer in snapshot.leaving:
+            held[peer] = _LEAVING
+        elif hold is None:
+            fresh.append(peer)
+        elif hold.same_as in members if hold.same_as is not None else hold.until > now:
+            held[peer] = hold
+        else:
+            retries.append(peer)
+    known = [peer for peer in fresh if peer in history.appeared]
+    known.sort(key=history.appeared.__getitem__, reverse=True)
+    fresh = [*(peer for peer in fresh if peer not in history.appeared), *known]
+    retries.sort(key=lambda peer: (not attempts[peer].soon, attempts[peer].until))
+    return fresh, retries, held
 
 
 def _absent(
@@ -179,6 +249,8 @@ def next_end(plan: Plan, history: History, now: float) -> float:
     holds = chain(
         history.attempts.values(),
         history.departures.values(),
+        history.called_off.values(),
         (hold for peer, hold in plan.held.items() if peer not in history.attempts),
     )
-    return min((hold.until for hold in holds if hold.until > now), default=math.inf)
+    ends = (hold.until for hold in holds if hold.until > now)
+    return min(plan.again, min(ends, default=math.inf))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
 from gc_bootstrap.pool import history as histories
 from gc_bootstrap.pool.history import History, Hold
 from gc_bootstrap.pool.plan import Plan
+from gc_bootstrap.stake import Claim, Survey
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,10 @@ COUNTERS = (
     "drops-cancelled",
     "drop-failures",
     "panics",
+    "releases",
+    "releases-called-off",
+    "gives",
+    "claims",
 )
 """What :attr:`Record.counters` counts."""
 
@@ -75,9 +81,48 @@ class Record:
         """Take in one look."""
         self._history = histories.observe(self._history, snapshot, members, self._clock())
 
-    def connected(self, peer: Peer, outcome: Outcome, began: float) -> None:
-        """Take in what has become of a connect, and when it began."""
+    def freed(self, peers: AbstractSet[Peer]) -> None:
+        """Take in that peers have said they are free."""
+        if peers:
+            logger.debug("Pool %s: free: %s", self._name, ", ".join(map(str, sorted(peers))))
+            self._history = histories.freed(self._history, peers)
+
+    def surveyed(self, peer: Peer, survey: Survey | Outcome) -> None:
+        """Take in what a peer has said of itself, or why it cannot be had."""
         before, now = self._history.attempts.get(peer), self._clock()
+        if isinstance(survey, Survey):
+            self._history = histories.surveyed(self._history, peer, survey, now)
+            return
+        self._history = histories.attempted(
+            histories.doubted(self._history, peer),
+            peer,
+            survey,
+            self._options.reconnect,
+            now,
+            self._random(),
+        )
+        self._failed("attached", peer, survey, before, self._history.attempts[peer])
+
+    def claiming(self, peer: Peer) -> None:
+        """Take in that a peer's holder is told that it is wanted."""
+        self.counters["claims"] += 1
+        known = self._history.surveys.get(peer)
+        if known is not None and known.survey.holder is not None:
+            name = known.survey.holder.scheduler_id
+            self._history = histories.claimed(self._history, name, self._clock())
+
+    def connected(self, peer: Peer, outcome: Outcome, began: float) -> None:
+        """Take in what has become of a connect or a claim, and when it began."""
+        before, now = self._history.attempts.get(peer), self._clock()
+        known = self._history.surveys.get(peer)
+        if known is not None and outcome.holder is not None:
+            # Normal where schedulers share: it is asked again when it is free, or needed.
+            survey = replace(known.survey, holder=outcome.holder)
+            self._history = histories.surveyed(self._history, peer, survey, now)
+            logger.debug("Pool %s: %s not attached: %s", self._name, peer, outcome.reason)
+            return
+        if not outcome:
+            self._history = histories.doubted(self._history, peer)
         self._history = histories.attempted(
             self._history, peer, outcome, self._options.reconnect, now, self._random()
         )
@@ -105,6 +150,36 @@ class Record:
             return
         self.counters["drop-failures"] += 1
         self._failed("dropped", peer, outcome, before, self._history.departures[peer])
+
+    def releasing(
+        self, peer: Peer, to: Claim | None, claims: Sequence[Claim], by_rule: bool
+    ) -> None:
+        """Take in that the release of a member begins, perhaps for who claims it."""
+        if to is not None:
+            self._history = histories.given(self._history, peer, to, claims, by_rule)
+
+    def released(self, peer: Peer, outcome: Outcome, began: float, to: Claim | None) -> None:
+        """Take in what has become of a release, when it began, and for whom it was."""
+        before, now = self._history.called_off.get(peer), self._clock()
+        by_rule = (gift := self._history.gifts.get(peer)) is not None and gift.by_rule
+        self._history = histories.released(
+            self._history, peer, outcome, to, self._options.reconnect, now, self._random()
+        )
+        if outcome:
+            self.counters["releases"] += 1
+            self.counters["gives"] += by_rule
+            whom = "" if to is None else f" to scheduler {to.scheduler}"
+            what = "gave" if by_rule else "released"
+            logger.info("Pool %s: %s %s%s in %.3f s", self._name, what, peer, whom, now - began)
+            return
+        self.counters["releases-called-off"] += 1
+        self._failed("released", peer, outcome, before, self._history.called_off[peer])
+
+    def release_cancelled(self, peer: Peer) -> None:
+        """Take in that a release is cancelled."""
+        self.counters["releases-called-off"] += 1
+        self._history = histories.not_given(self._history, peer)
+        logger.info("Pool %s: %s is needed again and not released", self._name, peer)
 
     def cancelled(self, peer: Peer) -> None:
         """Take in that a drop is cancelled."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gc_bootstrap.config import AdaptOptions, ShareOptions
 from gc_bootstrap.peer import Peer
+from gc_bootstrap.stake import Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,18 @@ class PoolStatus:
         What the discovery says of its peers (pod, node, zone).
     same_as
         Peers that are other names of members, and of which one.
+    size, adapt
+        How many peers it is to hold, None: all; or as many as the work needs.
+    share
+        What it does about peers that others hold, or want.
+    wanted
+        How many peers it should hold now; None: all.
+    claims
+        What others want of its members.
+    releasing
+        Members that are being released.
+    spare
+        Peers that are not needed.
     """
 
     name: str
@@ -53,6 +67,13 @@ class PoolStatus:
     leaving: tuple[Peer, ...] = ()
     labels: dict[Peer, dict[str, str]] = field(default_factory=dict)
     same_as: dict[Peer, Peer] = field(default_factory=dict)
+    size: int | None = None
+    adapt: AdaptOptions | None = None
+    share: ShareOptions = field(default_factory=ShareOptions)
+    wanted: int | None = None
+    claims: tuple[Claim, ...] = ()
+    releasing: tuple[Peer, ...] = ()
+    spare: tuple[Peer, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -83,4 +104,26 @@ class PoolStatus:
             "leaving": [str(peer) for peer in self.leaving],
             "labels": {str(peer): labels for peer, labels in self.labels.items()},
             "same-as": {str(peer): str(member) for peer, member in self.same_as.items()},
+            "size": "all" if self.size is None else self.size,
+            "adapt": None if self.adapt is None else _section(self.adapt),
+            "share": _section(self.share),
+            "wanted": self.wanted,
+            "claims": [
+                {
+                    "scheduler": claim.scheduler,
+                    "scheduler-id": claim.scheduler_id,
+                    "pool": claim.pool,
+                    "holds": claim.stake.holds,
+                    "weight": claim.stake.weight,
+                    "wants": claim.wants,
+                }
+                for claim in self.claims
+            ],
+            "releasing": [str(peer) for peer in self.releasing],
+            "spare": [str(peer) for peer in self.spare],
         }
+
+
+def _section(options: AdaptOptions | ShareOptions) -> dict[str, Any]:
+    """Options as they are written in a configuration, durations in seconds."""
+    return {name.replace("_", "-"): value for name, value in asdict(options).items()}

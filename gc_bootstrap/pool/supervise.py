@@ -100,6 +100,11 @@ class Supervisor:
 
         task.add_done_callback(ended)
 
+    def runs(self, what: str) -> bool:
+        """Whether a task runs, or is about to be started anew."""
+        task = self._tasks.get(what)
+        return what in self._timers or (task is not None and not task.done())
+
     async def close(self) -> None:
         """Cancel all tasks, and wait for them. May be called more than once."""
         self._closed = True
