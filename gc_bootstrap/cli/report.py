@@ -125,14 +125,18 @@ def drained(pool: Pool) -> list[tuple[str, str]]:
     """The last drains that have ended, newest first, each in one line with its colour."""
     found = []
     for drain in reversed([d for d in pool["drains"] if d["state"] != "running"][-DRAINS:]):
-        lost = f"lost {drain['lost']}" if drain["lost"] else "nothing lost"
-        what = {
-            "done": f"drained in {drain['seconds']:.1f} s, {lost}",
-            "cancelled": f"the drain was cancelled after {drain['seconds']:.1f} s",
-            "gone": f"the worker ended after {drain['seconds']:.1f} s of its drain",
+        after = f"after {drain['seconds']:.1f} s"
+        what = "release" if drain["release"] else "drain"
+        told = {
+            "done": f"{what.removesuffix('e')}ed in {drain['seconds']:.1f} s",
+            "called-off": f"release called off {after}: {drain['why']}",
+            "cancelled": f"the {what} was cancelled {after}",
+            "gone": f"the worker ended {after} of its {what}",
         }[drain["state"]]
+        if drain["state"] == "done" and not drain["release"]:
+            told += f", lost {drain['lost']}" if drain["lost"] else ", nothing lost"
         by = " and ".join(drain["asked-by"])
-        line = f"{drain['peer']}: {what} (asked by its {by}, {drain['ago']:.0f} s ago)"
+        line = f"{drain['peer']}: {told} (asked by its {by}, {drain['ago']:.0f} s ago)"
         found.append((line, "yellow" if drain["lost"] or drain["state"] == "gone" else "dim"))
     return found
 

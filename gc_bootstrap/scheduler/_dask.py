@@ -39,6 +39,7 @@ NEEDS = (
     (_SCHEDULER, "running", "2022.4.1", "drains know who can take tasks and data"),
     (_SCHEDULER, "plugins", "2.0.0", "a plugin closes the one before it"),
     (_SCHEDULER, "extensions", "2.0.0", "drains use the memory manager that is there"),
+    (_SCHEDULER, "queued", "2022.9.0", "a worker is not released where tasks wait for it alone"),
     (_SCHEDULER, "unrunnable", "2.0.0", "drains finish what can run nowhere else"),
     (_SCHEDULER, "coerce_hostname", "2.0.0", "drains know where a task can run"),
     (_SCHEDULER, "handlers", "2.0.0", "dask pool status; drains that agents ask for"),
@@ -217,6 +218,12 @@ def waits_for(scheduler: Scheduler, ws: WorkerState) -> Iterator[TaskState]:
         needs = (ts.resource_restrictions or {}).items()
         if is_bound(ts) and by_place and all(ws.resources.get(r, 0) >= n for r, n in needs):
             yield ts
+
+
+def work_waits(scheduler: Scheduler) -> bool:
+    """Whether tasks wait that any worker could run, if it took tasks."""
+    unrunnable = islice(scheduler.unrunnable, UNRUNNABLE_AT_ONCE)
+    return bool(scheduler.queued) or not all(map(is_bound, unrunnable))
 
 
 def release(scheduler: Scheduler, tasks: Iterable[TaskState], stimulus_id: str) -> None:

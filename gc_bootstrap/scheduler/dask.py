@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from gc_bootstrap.dist import Dist, Owner
@@ -12,8 +12,10 @@ from gc_bootstrap.errors import ConfigError, DistError, PeerError
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.scheduler import surveys
 from gc_bootstrap.scheduler.client import Answer
-from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.scheduler.drains import Drainer, cancel_and_wait
+from gc_bootstrap.scheduler.loss import Loss
 from gc_bootstrap.scheduler.members import Members
+from gc_bootstrap.scheduler.release import CalledOffError
 from gc_bootstrap.scheduler.signing import SignedClient, find_signer
 from gc_bootstrap.stake import Claim, Survey
 from gc_bootstrap.wire import messages, names, versions
@@ -60,6 +62,7 @@ class DaskDist(Dist):
         self._stop_listening: Callable[[], None] | None = None
         self._lost = asyncio.Event()
         self._names: dict[Peer, Peer] = {}
+        self._ending: dict[Peer, asyncio.Task[Answer]] = {}
 
     def __repr__(self) -> str:
         return "dask"
@@ -110,6 +113,7 @@ class DaskDist(Dist):
         stop, self._stop_listening = self._stop_listening, None
         if stop is not None:
             stop()
+        await cancel_and_wait(self._ending.values())
         if self._client is not None:
             await self._client.close()
 
@@ -142,6 +146,8 @@ class DaskDist(Dist):
     async def connect(self, peer: Peer) -> Outcome:
         owner = self.owner
         deadline = _now() + owner.options.connect.timeout
+        if (ending := self._ending.get(peer)) is not None:
+            await asyncio.wait([ending])  # else it would be found with workers that end
         reply = await self._attach(peer, deadline)
         if isinstance(reply, AttachReply) and not await self._registered(reply):
             # The scheduler has given these workers up, and they do not know it yet.
@@ -229,10 +235,32 @@ class DaskDist(Dist):
     async def disconnect(self, peer: Peer) -> Outcome:
         assert self._drainer is not None, "start() comes first"
         deadline = self._drainer.within(self.owner.options.drain.timeout)
-        drained = await self._drainer.drain_peer(peer, self.owner.pool, deadline)
-        logger.info("%s is to end its workers", peer)
+        return await self._let_go(
+            peer, await self._drainer.drain_peer(peer, self.owner.pool, deadline)
+        )
+
+    async def release(self, peer: Peer, to: Claim | None = None) -> Outcome:
+        assert self._drainer is not None, "start() comes first"
+        deadline = self._drainer.within(self.owner.options.drain.timeout)
         try:
-            answer = await self._detach(peer, str(peer))
+            drained = await self._drainer.release_peer(peer, self.owner.pool, deadline)
+        except CalledOffError as exc:
+            return Outcome.refused(f"called off: {exc}", expected=True)
+        return await self._let_go(peer, drained, to)
+
+    async def _let_go(
+        self, peer: Peer, drained: Mapping[str, Loss], to: Claim | None = None
+    ) -> Outcome:
+        """Have the agent of a peer whose workers have been drained be idle."""
+        logger.info("%s is to end its workers", peer)
+        ending = self._ending[peer] = asyncio.create_task(
+            self._detach(peer, str(peer), to),
+            name=f"gc_bootstrap pool {self.owner.pool}: end {peer}",
+        )
+        ending.add_done_callback(lambda task: self._ended(peer, task))
+        try:
+            # It goes on where this is cancelled: the workers have been forgotten.
+            answer = await asyncio.shield(ending)
             if answer.status != 200:
                 refused = _refusal(answer)
                 if not drained:
@@ -246,6 +274,12 @@ class DaskDist(Dist):
         if losses:
             return Outcome("done", f"the time was over, lost {losses}")
         return Outcome.DONE
+
+    def _ended(self, peer: Peer, ending: asyncio.Task[Answer]) -> None:
+        if self._ending.get(peer) is ending:
+            del self._ending[peer]
+        if not ending.cancelled() and ending.exception() is not None:
+            logger.debug("%s: %s", peer, ending.exception())
 
     def progress(self, peer: Peer) -> str:
         assert self._drainer is not None, "start() comes first"

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -20,9 +18,12 @@ from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler._dask import Status
 from gc_bootstrap.scheduler.drain import Drain
-from gc_bootstrap.scheduler.drained import KEPT, Asker, Drained
+from gc_bootstrap.scheduler.drained import Drained, Ended
 from gc_bootstrap.scheduler.loss import Loss
 from gc_bootstrap.scheduler.members import Members
+from gc_bootstrap.scheduler.needed import needed_by
+from gc_bootstrap.scheduler.release import CalledOffError, hopeless, rest_of
+from gc_bootstrap.scheduler.wants import Asker, Want
 from gc_bootstrap.wire.names import (
     DRAIN_HANDLER,
     REFILL_HANDLER,
@@ -73,8 +74,7 @@ class Drainer(SchedulerPlugin):
         self._asked: set[WorkerState] = set()
         self._let_go: set[WorkerState] = set()
         self._asked_until = 0.0
-        self._ended: dict[str, deque[tuple[Drained, float]]] = {}
-        self._counts: dict[str, dict[str, int]] = {}
+        self._ended = Ended()
         self._afterwards: set[asyncio.Task[None]] = set()
         self._own_manager: ActiveMemoryManagerExtension | None = None
         self._kick: asyncio.TimerHandle | None = None
@@ -127,7 +127,27 @@ class Drainer(SchedulerPlugin):
         lost: dict[str, Loss] = {}
         # Again, for a worker that its nanny has restarted meanwhile.
         while addresses := self._members.workers(pool, peer):
-            lost |= await self._drain(addresses, deadline, asker)
+            lost |= await self._drain(addresses, Want(deadline, asker))
+        return lost
+
+    async def release_peer(self, peer: Peer, pool: str, deadline: float) -> dict[str, Loss]:
+        """:meth:`drain_peer` at no cost: its workers go together, or go on working.
+
+        Where somebody else wants them drained in any case, that is what happens.
+
+        Raises
+        ------
+        CalledOffError
+            All its workers work again, or have never been taken off work. It says why.
+        DistError
+            The scheduler closes.
+        """
+        lost: dict[str, Loss] = {}
+        while addresses := self._members.workers(pool, peer):
+            if why := self._hopeless(addresses):
+                self._never_began(peer, pool, addresses, why)
+                raise CalledOffError(why)
+            lost |= await self._drain(addresses, Want(deadline, "pool", release=True))
         return lost
 
     async def drain_for_agent(
@@ -159,7 +179,8 @@ class Drainer(SchedulerPlugin):
                 lost = await self.drain_peer(Peer.parse(peer), pool, deadline, "agent")
             else:
                 there = self._members.workers(pool, Peer.parse(peer))
-                lost = await self._drain([w for w in workers if w in there], deadline, "agent")
+                want = Want(deadline, "agent")
+                lost = await self._drain([w for w in workers if w in there], want)
                 for worker in lost:
                     self._members.let_go(worker)
         except DistError as exc:
@@ -189,39 +210,38 @@ class Drainer(SchedulerPlugin):
     def drains(self, pool: str) -> list[Drained]:
         """The drains of a pool's workers: the last ones that have ended, and those that run."""
         now = self._clock()
-        ended = [replace(told, ago=now - at) for told, at in self._ended.get(pool, ())]
         running = [drain.told for drain in self._drains.values()]
-        return [*ended, *(told for told in running if told.pool == pool)]
+        return [*self._ended.of(pool, now), *(told for told in running if told.pool == pool)]
 
     def counters(self, pool: str) -> dict[str, int]:
-        """How many drains of a pool's workers have ended, and how."""
-        return dict(self._counts.get(pool, _no_counts()))
+        """How many drains of a pool's workers have ended, releases excepted, and how."""
+        return self._ended.counters(pool)
 
     # -- drains ----------------------------------------------------------------------------------
 
-    async def _drain(
-        self, addresses: Iterable[str], deadline: float, asker: Asker
-    ) -> dict[str, Loss]:
+    async def _drain(self, addresses: Iterable[str], want: Want) -> dict[str, Loss]:
         running = [self._drains[address] for address in addresses if address in self._drains]
         before = [drain.task for drain in running if drain.ending]
         if before:
             await asyncio.wait(before)
         tags = {address: self._members.tag(address) for address in addresses}
-        drains = [self._join(a, tag, deadline, asker) for a, tag in tags.items() if tag is not None]
+        drains = [self._join(a, tag, want) for a, tag in tags.items() if tag is not None]
         try:
             if drains:
                 await asyncio.wait([drain.task for drain in drains])
+            if why := next(filter(None, (drain.called_off for drain in drains)), ""):
+                raise CalledOffError(why)
             if any(drain.task.cancelled() for drain in drains):
                 raise DistError("the drain was cancelled: the scheduler closes")
             return {drain.address: drain.task.result() for drain in drains}
         finally:
-            unwanted = [drain for drain in drains if not drain.leave(deadline)]
+            unwanted = [drain for drain in drains if not drain.wants.remove(want)]
             await cancel_and_wait(drain.task for drain in unwanted if not drain.task.done())
 
-    def _join(self, address: str, tag: Tag, deadline: float, asker: Asker) -> Drain:
+    def _join(self, address: str, tag: Tag, want: Want) -> Drain:
         drain = self._drains.get(address)
         if drain is not None and not drain.ending:
-            drain.want(deadline, asker)
+            drain.wants.add(want)
         else:
             self._note_status(address)
             self._leaving.add(self._scheduler.workers[address])
@@ -229,10 +249,10 @@ class Drainer(SchedulerPlugin):
                 self._scheduler,
                 address,
                 tag,
-                deadline,
-                asker,
+                want,
                 before=lambda: self._before.get(address, Status.running),
                 leaving=self._leaving,
+                together=lambda: self._together(tag),
                 may_leave=self._may_leave,
                 memory_manager=self._memory_manager,
                 pace=lambda: min(POLL_MAX, max(POLL, POLL_EACH * len(self._drains))),
@@ -243,6 +263,26 @@ class Drainer(SchedulerPlugin):
             self._drains[address] = drain
             drain.task.add_done_callback(lambda _: self._forget(drain))
         return drain
+
+    def _together(self, tag: Tag) -> list[Drain]:
+        """The drains of an agent's workers."""
+        addresses = self._members.workers(tag.pool, Peer.parse(tag.peer))
+        return [self._drains[address] for address in addresses if address in self._drains]
+
+    def _hopeless(self, addresses: Sequence[str]) -> str:
+        """Why workers that work cannot go at no cost, or an empty text."""
+        workers = [self._scheduler.workers[a] for a in addresses if a not in self._drains]
+        leaving = self._leaving.union(workers)
+        whys = (
+            hopeless(rest_of(self._scheduler, ws, leaving, None, needed_by(self._scheduler, ws)))
+            for ws in workers
+        )
+        return next(filter(None, whys), "")
+
+    def _never_began(self, peer: Peer, pool: str, addresses: Sequence[str], why: str) -> None:
+        for address in addresses:
+            told = Drained(peer, pool, address, ("pool",), "called-off", 0.0, release=True, why=why)
+            self._ended.note(told, self._clock())
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="gc_bootstrap drain: put back to work")
@@ -255,12 +295,7 @@ class Drainer(SchedulerPlugin):
         others = self._drains.get(drain.address)
         if others is None or others.ws is not drain.ws:
             self._leaving.discard(drain.ws)
-        told = drain.told
-        self._ended.setdefault(told.pool, deque(maxlen=KEPT)).append((told, self._clock()))
-        counts = self._counts.setdefault(told.pool, _no_counts())
-        counts["drains"] += 1
-        counts["drains-with-loss"] += bool(told.lost)
-        counts["drains-cancelled"] += told.state == "cancelled"
+        self._ended.note(drain.told, self._clock())
 
     def _may_leave(self, ws: WorkerState) -> bool:
         """Whether all plugins would let a worker go; as old as the time between two looks.
@@ -304,7 +339,7 @@ class Drainer(SchedulerPlugin):
     def reported(self, worker: str, report: str, keys: Sequence[Any]) -> None:
         """Stream handler: a worker says what it runs, after all it said before about its tasks."""
         if worker in self._drains:
-            self._drains[worker].reported(report, keys)
+            self._drains[worker].duty.reported(report, keys)
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Note what a worker last said of itself: it may have paused, or resumed, meanwhile."""
@@ -323,10 +358,6 @@ class Drainer(SchedulerPlugin):
             self._kick.cancel()
         await cancel_and_wait([drain.task for drain in self._drains.values()])
         await cancel_and_wait(self._afterwards)
-
-
-def _no_counts() -> dict[str, int]:
-    return dict.fromkeys(("drains", "drains-with-loss", "drains-cancelled"), 0)
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:

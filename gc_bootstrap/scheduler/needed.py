@@ -83,7 +83,7 @@ class Needed:
             The keys of the tasks that it has begun; None where it has not said.
         """
         if spent < TASKS_SHARE and not self._may_leave(self._ws):
-            why = self._by_whom
+            why = _by_whom(self._scheduler, self._ws)
         elif spent < BOUND_SHARE and self._has_bound_tasks(begun):
             why = "it has tasks that no other worker can run"
         else:
@@ -94,13 +94,7 @@ class Needed:
     @property
     def by_plugin(self) -> str:
         """Why a plugin would not let it go at this very moment, or an empty text."""
-        return "" if _dask.may_leave(self._scheduler, [self._ws]) else self._by_whom
-
-    @property
-    def _by_whom(self) -> str:
-        if _dask.shuffles(self._scheduler, self._ws.address):
-            return "it takes part in a P2P shuffle"
-        return "a plugin wants it to stay"
+        return needed_by(self._scheduler, self._ws)
 
     def _has_bound_tasks(self, begun: frozenset[Any] | None) -> bool:
         """Whether there are tasks that it has not begun, and that no other worker can run."""
@@ -114,3 +108,14 @@ class Needed:
             return False
         waiting = (ts for ts in bound if ts.key not in begun)
         return any(True for _ in chain(waiting, _dask.waits_for(self._scheduler, ws)))
+
+
+def needed_by(scheduler: Scheduler, ws: WorkerState) -> str:
+    """Why a plugin would not let a worker go at this very moment, or an empty text."""
+    return "" if _dask.may_leave(scheduler, [ws]) else _by_whom(scheduler, ws)
+
+
+def _by_whom(scheduler: Scheduler, ws: WorkerState) -> str:
+    if _dask.shuffles(scheduler, ws.address):
+        return "it takes part in a P2P shuffle"
+    return "a plugin wants it to stay"

@@ -11,8 +11,8 @@ import pytest
 
 from gc_bootstrap.agent import lease as agent_lease
 from gc_bootstrap.peer import Outcome
-from gc_bootstrap.scheduler.drain import AT_ONCE
 from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.scheduler.handback import AT_ONCE
 from gc_bootstrap.wire.tag import Tag
 from tests.integration.clusters import (
     Cluster,
@@ -32,7 +32,7 @@ from tests.integration.harness import until
 
 def has_reported(cluster: Cluster, number: int) -> bool:
     drain = Drainer.of(cluster.scheduler)._drains[cluster.address(number)]
-    return drain._running is not None
+    return drain.duty.begun is not None
 
 
 async def test_a_task_that_is_stolen_for_a_draining_worker_goes_elsewhere_at_once(

@@ -1,0 +1,449 @@
+"""Releases: drains at no cost, of workers that are not needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, Scheduler, wait
+
+from gc_bootstrap.agent.listen import Listen
+from gc_bootstrap.agent.run import AgentOptions, AgentServer
+from gc_bootstrap.cli.report import drained, troubles
+from gc_bootstrap.peer import Outcome
+from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.scheduler.plugin import BootstrapPlugin
+from tests.integration.clusters import (
+    Cluster,
+    Form,
+    Hands,
+    Ledger,
+    cancelled,
+    form_by,
+    idle,
+    in_order,
+    looks_on,
+    results,
+    run,
+    running,
+    takes_again,
+    takes_nothing,
+    works_again,
+)
+from tests.integration.harness import agent_here, options_of, until
+from tests.integration.test_drain_needed import Stays, check, shuffling
+
+
+async def release(cluster: Cluster, number: int) -> Outcome:
+    return await cluster.dist.release(cluster.agents[number].peer)
+
+
+async def releasing(cluster: Cluster, number: int) -> asyncio.Task[Outcome]:
+    """A release that is under way: it has looked, and goes on."""
+    task = asyncio.create_task(release(cluster, number))
+    await looks_on(cluster, number)
+    assert not task.done()
+    return task
+
+
+def off_work(cluster: Cluster, number: int) -> bool:
+    return cluster.state(number) not in cluster.scheduler.running
+
+
+# -- what is released ------------------------------------------------------------------------------
+
+
+async def test_data_moves_and_nothing_runs_twice(form: Form, ledger: Ledger) -> None:
+    cluster = await form(3)
+    futures = await results(cluster, 30)
+    gone = cluster.address(0)
+    assert await release(cluster, 0) == Outcome.DONE
+    assert gone not in cluster.scheduler.workers
+    assert idle(cluster, 0)
+    assert await cluster.client.gather(futures) == list(range(30))
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_a_released_agent_is_attached_again_at_once(form: Form, ledger: Ledger) -> None:
+    cluster = await form(2)
+    futures = await results(cluster, 10)
+    for _ in range(3):
+        assert await release(cluster, 0) == Outcome.DONE
+        assert await cluster.dist.connect(cluster.agents[0].peer) == Outcome.DONE
+        await works_again(cluster, 0)
+    assert await cluster.client.gather(futures) == list(range(10))
+    assert {ledger.runs[number] for number in range(10)} == {1}
+
+
+async def test_the_last_worker_goes_where_there_is_neither_work_nor_data(form: Form) -> None:
+    cluster = await form(1)
+    assert await release(cluster, 0) == Outcome.DONE
+    assert not cluster.scheduler.workers
+    assert idle(cluster, 0)
+
+
+async def test_what_runs_ends_there_and_what_has_not_begun_runs_elsewhere(
+    form: Form, ledger: Ledger
+) -> None:
+    cluster = await form(2)
+    held = await running(cluster, ledger, 0)
+    waiting = cluster.client.map(
+        run, range(5), workers=[cluster.address(0)], allow_other_workers=True, pure=False
+    )
+    await until(lambda: len(cluster.scheduler.tasks) == 6, "all are there")
+    task = await releasing(cluster, 0)
+    assert await cluster.client.gather(waiting) == list(range(5))
+    progress = cluster.dist.progress(cluster.agents[0].peer)
+    assert progress.startswith("releasing: 1 tasks, ")
+    assert not task.done()
+    ledger.open.set()
+    assert await task == Outcome.DONE
+    assert await held == "held"
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_workers_of_one_agent_go_together(form: Form, tmp_path: Path) -> None:
+    cluster = await form(1)
+    options = AgentOptions(
+        options_of("--nworkers", "2"), Listen.parse("127.0.0.1:0"), insecure=True
+    )
+    gate = tmp_path / "gate"
+    async with AgentServer(options) as agent:
+        cluster.agents.append(agent)
+        assert await cluster.dist.connect(agent.peer) == Outcome.DONE
+        first, second = agent.agent.status().workers
+        held = cluster.client.submit(_until_there, str(gate), workers=[first])
+        state = cluster.scheduler.workers[first]
+        await until(lambda: state.processing, "the task runs")
+        task = asyncio.create_task(release(cluster, 1))
+        drains = Drainer.of(cluster.scheduler)._drains
+        await until(lambda: second in drains and drains[second].empty, "the other one is ready")
+        assert second in cluster.scheduler.workers, "it waits for the first"
+        gate.touch()
+        assert await task == Outcome.DONE
+        assert agent.agent.state == "idle"
+        assert await held == str(gate)
+
+
+def _until_there(gate: str) -> str:
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return gate
+
+
+async def test_where_all_workers_are_released_one_is_kept_and_has_all_data(
+    form: Form, ledger: Ledger
+) -> None:
+    cluster = await form(4)
+    futures = await results(cluster, 40)
+    outcomes = await asyncio.gather(*(release(cluster, number) for number in range(4)))
+    assert sorted(outcome.kind for outcome in outcomes) == ["done"] * 3 + ["refused"]
+    (kept,) = (number for number in range(4) if not outcomes[number])
+    await works_again(cluster, kept)
+    assert await cluster.client.gather(futures) == list(range(40))
+    assert {ledger.runs[number] for number in range(40)} == {1}
+
+
+# -- what is called off ----------------------------------------------------------------------------
+
+
+async def test_the_only_copy_without_another_place_calls_it_off_at_once(
+    form: Form, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = await form(1)
+    futures = await results(cluster, 1)
+    with caplog.at_level(logging.INFO, "gc_bootstrap"):
+        outcome = await release(cluster, 0)
+    assert (outcome.kind, outcome.expected) == ("refused", True)
+    assert outcome.reason == "called off: 1 result (28 B) has no other place"
+    assert "releasing" not in caplog.text, "it has been kept off work for that"
+    await works_again(cluster, 0)
+    assert await cluster.client.gather(futures) == [0]
+    assert ledger.runs[0] == 1
+
+
+class Actor:
+    pass
+
+
+@pytest.mark.parametrize("what", ["actor", "plugin", "task"])
+async def test_a_worker_that_is_needed_is_not_even_taken_off_work(
+    form: Form, ledger: Ledger, what: str
+) -> None:
+    cluster = await form(1 if what == "task" else 2)
+    there = [cluster.address(0)]
+    reason = {
+        "actor": "1 actor cannot be moved",
+        "plugin": "a plugin wants it to stay",
+        "task": "1 running task would have no place for what comes of it",
+    }[what]
+    kept: list[Any] = []
+    if what == "actor":
+        kept.append(await cluster.client.submit(Actor, actor=True, workers=there))
+    elif what == "plugin":
+        cluster.scheduler.add_plugin(Stays())
+    else:
+        kept.append(await running(cluster, ledger, 0))
+    assert await release(cluster, 0) == Outcome.refused(f"called off: {reason}", expected=True)
+    assert not off_work(cluster, 0)
+    ledger.open.set()
+    await works_again(cluster, 0)
+    assert max(ledger.runs.values()) == 1
+    del kept
+
+
+async def test_a_shuffle_calls_it_off_and_is_not_disturbed(form: Form, ledger: Ledger) -> None:
+    cluster = await form(3)
+    future, number = await shuffling(cluster, ledger)
+    outcome = await release(cluster, number)
+    assert outcome.reason == "called off: it takes part in a P2P shuffle"
+    ledger.open.set()
+    await check(future)
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_tasks_that_no_other_worker_can_run_call_it_off(form: Form, ledger: Ledger) -> None:
+    cluster = await form(2)
+    held = await running(cluster, ledger, 0, only_there=True)
+    bound = cluster.client.map(run, range(3), workers=[cluster.address(0)], pure=False)
+    await until(lambda: len(cluster.state(0).processing) == 4, "all are there")
+    outcome = await release(cluster, 0)
+    assert outcome.reason == "called off: 3 tasks can run on no other worker"
+    ledger.open.set()
+    assert await cluster.client.gather([held, *bound]) == ["held", 0, 1, 2]
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_work_that_comes_meanwhile_and_that_nobody_else_takes_calls_it_off(
+    form: Form, ledger: Ledger
+) -> None:
+    cluster = await form(2)
+    held = await running(cluster, ledger, 0)
+    task = await releasing(cluster, 0)
+    await cluster.drop(1)
+    outcome = await task
+    assert "1 running task would have no place for what comes of it" in outcome.reason
+    waiting = cluster.client.map(run, range(5), pure=False)
+    ledger.open.set()
+    assert await cluster.client.gather([held, *waiting]) == ["held", *range(5)]
+    assert set(ledger.runs.values()) == {1}
+
+
+@pytest.mark.parametrize("what", ["task", "data"])
+async def test_what_is_left_at_the_deadline_calls_it_off_and_nothing_is_lost(
+    form: Form, ledger: Ledger, hands: Hands, what: str
+) -> None:
+    cluster = await form_by(form, hands, 1)
+    if what == "task":
+        await form.add(cluster)
+        futures = [await running(cluster, ledger, 0)]
+        reason = "1 task had not finished in time"
+    else:
+        futures = await results(cluster, 3)
+        await form.add(cluster)
+        takes_nothing(cluster.worker(1))
+        reason = "3 results (84 B) have not been moved in time"
+    task = await releasing(cluster, 0)
+    hands.now = 59.0
+    await looks_on(cluster, 0)
+    assert not task.done()
+    hands.now = 61.0
+    assert await task == Outcome.refused(f"called off: {reason}", expected=True)
+    ledger.open.set()
+    await works_again(cluster, 0)
+    await cluster.client.gather(futures)
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_an_agent_whose_workers_cannot_all_go_keeps_them_all(
+    form: Form, ledger: Ledger, hands: Hands, tmp_path: Path
+) -> None:
+    cluster = await form_by(form, hands, 1)
+    options = AgentOptions(
+        options_of("--nworkers", "2"), Listen.parse("127.0.0.1:0"), insecure=True
+    )
+    gate = tmp_path / "gate"
+    async with AgentServer(options) as agent:
+        cluster.agents.append(agent)
+        assert await cluster.dist.connect(agent.peer) == Outcome.DONE
+        first, second = agent.agent.status().workers
+        held = cluster.client.submit(_until_there, str(gate), workers=[first])
+        state = cluster.scheduler.workers[first]
+        await until(lambda: state.processing, "the task runs")
+        task = asyncio.create_task(release(cluster, 1))
+        drains = Drainer.of(cluster.scheduler)._drains
+        await until(lambda: second in drains and drains[second].empty, "the other one is ready")
+        hands.now = 61.0
+        assert (await task).reason == "called off: 1 task had not finished in time"
+        assert {first, second} <= {ws.address for ws in cluster.scheduler.running}
+        gate.touch()
+        assert await held == str(gate)
+        there = await cluster.client.run(lambda: "there", workers=[first, second])
+        assert there == dict.fromkeys((first, second), "there")
+
+
+# -- others, and cancelling ------------------------------------------------------------------------
+
+
+async def test_a_peer_that_is_needed_again_works_on_at_once(form: Form, ledger: Ledger) -> None:
+    cluster = await form(2)
+    futures = await results(cluster, 10)
+    held = await running(cluster, ledger, 0)
+    task = await releasing(cluster, 0)
+    await cancelled(task)
+    assert not off_work(cluster, 0)
+    ledger.open.set()
+    await works_again(cluster, 0)
+    assert await cluster.client.gather([*futures, held]) == [*range(10), "held"]
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_a_peer_that_is_needed_again_while_its_workers_end_is_attached_again(
+    form: Form, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = await form(1)
+    agent = cluster.agents[0].agent
+    detach, asked, answer = agent.detach, asyncio.Event(), asyncio.Event()
+
+    async def slowly(request: Any) -> None:
+        asked.set()
+        await answer.wait()
+        await detach(request)
+
+    monkeypatch.setattr(agent, "detach", slowly)
+    task = asyncio.create_task(release(cluster, 0))
+    await asked.wait()
+    await cancelled(task)
+    connect = asyncio.create_task(cluster.dist.connect(cluster.agents[0].peer))
+    with caplog.at_level(logging.INFO, "gc_bootstrap"):
+        answer.set()
+        assert await connect == Outcome.DONE
+    assert "are none here" not in caplog.text
+    await works_again(cluster, 0)
+
+
+@pytest.mark.parametrize("first", ["release", "force"])
+async def test_who_wants_it_in_any_case_has_the_say(
+    form: Form, ledger: Ledger, hands: Hands, first: str
+) -> None:
+    cluster = await form_by(form, hands, 2)
+    held = await running(cluster, ledger, 0)
+    drainer, peer = Drainer.of(cluster.scheduler), cluster.agents[0].peer
+    if first == "release":
+        task = await releasing(cluster, 0)
+        hands.now = 50.0
+    force = asyncio.create_task(drainer.drain_peer(peer, "default", drainer.within(20.0), "agent"))
+    await looks_on(cluster, 0)
+    if first == "force":
+        task = await releasing(cluster, 0)
+    left = drainer.progress(peer, "default")
+    assert left.startswith("draining: 1 tasks, ")
+    assert left.endswith(", 20 s left")
+    assert ledger.runs == {"held": 1}, "it has the half of its time, from now on"
+    hands.now += 11.0
+    await until(lambda: ledger.entered.acquire(blocking=False), "the task starts again elsewhere")
+    ledger.open.set()
+    assert list(map(str, (await force).values())) == ["1 running tasks, which start again (0 B)"]
+    assert "lost 1 running tasks" in (await task).reason
+    assert await held == "held"
+
+
+async def test_sigterm_of_the_agent_takes_a_release_over(form: Form, ledger: Ledger) -> None:
+    cluster = await form(2)
+    futures = await results(cluster, 10)
+    held = await running(cluster, ledger, 0)
+    task = await releasing(cluster, 0)
+    drain = asyncio.create_task(cluster.agents[0].drain())
+    peer, drainer = cluster.agents[0].peer, Drainer.of(cluster.scheduler)
+    await until(lambda: drainer.progress(peer, "default").startswith("draining"), "it has joined")
+    await cancelled(task)
+    await looks_on(cluster, 0)
+    assert not drain.done()
+    ledger.open.set()
+    await drain
+    assert len(cluster.scheduler.workers) == 1
+    assert await cluster.client.gather([*futures, held]) == [*range(10), "held"]
+    assert set(ledger.runs.values()) == {1}
+
+
+async def test_a_drain_of_which_a_release_is_left_goes_on_as_one(
+    form: Form, ledger: Ledger, hands: Hands
+) -> None:
+    cluster = await form_by(form, hands, 2)
+    held = await running(cluster, ledger, 0)
+    drainer, peer = Drainer.of(cluster.scheduler), cluster.agents[0].peer
+    force = asyncio.create_task(drainer.drain_peer(peer, "default", drainer.within(20.0)))
+    await looks_on(cluster, 0)
+    task = await releasing(cluster, 0)
+    await cancelled(force)
+    hands.now = 59.0
+    await looks_on(cluster, 0)
+    assert drainer.progress(peer, "default").startswith("releasing: 1 tasks, ")
+    ledger.open.set()
+    assert await task == Outcome.DONE
+    assert await held == "held"
+    assert ledger.runs == {"held": 1}
+
+
+async def test_the_end_of_the_scheduler_ends_a_release_and_frees_the_agent(
+    form: Form, ledger: Ledger
+) -> None:
+    cluster = await form(2)
+    await running(cluster, ledger, 0)
+    task = await releasing(cluster, 0)
+    ledger.open.set()
+    await cluster.scheduler.close()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.done()
+    await until(lambda: idle(cluster, 0) and idle(cluster, 1), "the agents are free")
+
+
+async def test_data_that_nobody_takes_yet_is_moved_once_somebody_does(
+    form: Form, ledger: Ledger
+) -> None:
+    cluster = await form(1)
+    futures = await results(cluster, 10)
+    await form.add(cluster)
+    takes_nothing(cluster.worker(1))
+    task = await releasing(cluster, 0)
+    takes_again(cluster.worker(1))
+    assert await task == Outcome.DONE
+    assert await cluster.client.gather(futures) == list(range(10))
+    assert set(ledger.runs.values()) == {1}
+
+
+# -- the status ------------------------------------------------------------------------------------
+
+
+async def test_releases_show_as_such_and_are_no_trouble(
+    scheduler: Scheduler, ledger: Ledger, stack: AsyncExitStack
+) -> None:
+    agents = [await stack.enter_async_context(agent_here(insecure=True)) for _ in range(2)]
+    discovery = "static:" + ",".join(str(agent.peer) for agent in agents)
+    client = await Client(scheduler.address, asynchronous=True)
+    stack.push_async_callback(client.close)
+    plugin = BootstrapPlugin(discovery=discovery, refresh_interval="1h")
+    await scheduler.register_scheduler_plugin(plugin, idempotent=False)
+    await until(lambda: len(scheduler.workers) == 2, "the cluster is complete")
+    dist = plugin.pools["default"].dist
+    cluster = Cluster(scheduler, client, dist, agents)  # type: ignore[arg-type]
+    futures = await results(cluster, 4)
+    await wait(futures)
+    peers = [str(agent.peer) for agent in agents]
+    assert await release(cluster, 0)
+    assert not await release(cluster, 1)
+    status = await plugin.status()
+    (pool,) = status["pools"]
+    assert [drain["state"] for drain in pool["drains"]] == ["done", "called-off"]
+    (off, off_colour), (on, on_colour) = drained(pool)
+    assert on.startswith(f"{peers[0]}: released in ")
+    assert off.startswith(f"{peers[1]}: release called off after 0.0 s: 4 results (112 B) have no ")
+    assert (off_colour, on_colour) == ("dim", "dim")
+    assert pool["counters"]["drains"] == 0
+    assert not any("drain" in trouble for trouble in troubles(status))
+    await in_order(cluster, 1)
