@@ -76,6 +76,11 @@ class ProcessGroup:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
+    async def wait(self) -> int:
+        """Wait for the command itself to end, and return its exit code."""
+        assert self._process is not None, "start() comes first"
+        return await self._process.wait()
+
     async def stop(self) -> None:
         """Ask it to end, and see to it that nothing of it is left. May be called more than once."""
         if self._process is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 from gc_bootstrap.dist import Dist, Owner
@@ -295,6 +296,16 @@ class DaskDist(Dist):
         """
         answer = await self._detach(peer, str(peer), abandon=True)
         return Outcome.DONE if answer.status == 200 else _refusal(answer)
+
+    @asynccontextmanager
+    async def opened_again(self) -> AsyncIterator[None]:
+        """Have a way to the agents once more, after :meth:`close`: for :meth:`abandon` alone."""
+        assert self._client is not None, "bind() comes first"
+        self._client.start()
+        try:
+            yield
+        finally:
+            await self._client.close()
 
     async def _detach(
         self, peer: Peer, name: str, to: Claim | None = None, *, abandon: bool = False
