@@ -14,17 +14,17 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, suppress
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 from weakref import WeakSet
 
-import distributed.deploy
 from distributed.core import Status as Status
 from distributed.core import rpc
+from distributed.deploy import Cluster  # type: ignore[attr-defined]
 from distributed.exceptions import WorkerStartTimeoutError as WorkerStartTimeoutError
 from distributed.utils import Log, Logs, silence_logging_cmgr
 
 _CLUSTER = "distributed.deploy:Cluster"
-_Cluster: Any = distributed.deploy.Cluster  # type: ignore[attr-defined]  # not annotated
+_Cluster: Any = Cluster  # not annotated
 
 NEEDS = (
     ("distributed.core", "Status", "2.11.0", "a cluster says whether it runs"),
@@ -49,6 +49,8 @@ NEEDS = (
 )
 """Where, which name, since which version of ``distributed``, and what does not work without it."""
 
+_ALIVE: WeakSet[ManagedCluster] = WeakSet()
+
 EXIT_TIMEOUT = 10.0
 """Seconds that closing may take when Python ends."""
 
@@ -69,10 +71,6 @@ class ManagedCluster(_Cluster):  # type: ignore[misc]
         False leaves them alone.
     """
 
-    _alive: ClassVar[WeakSet[ManagedCluster]] = WeakSet()
-    status: Status
-    quiet: bool
-
     def __init__(
         self,
         *,
@@ -82,14 +80,20 @@ class ManagedCluster(_Cluster):  # type: ignore[misc]
         name: str | None,
         silence_logs: int | str | bool,
     ) -> None:
+        self.status: Status = Status.created
+        self.quiet: bool = quiet
         self._turn = asyncio.Lock()
         self._silenced = ExitStack()
-        super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
+        try:
+            super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
+        except BaseException:
+            self.status = Status.closed  # there is nothing to be closed
+            raise
         if silence_logs:
             for root in ("distributed", "bokeh"):
                 # Our lines go where those of distributed go.
                 self._silenced.enter_context(silence_logging_cmgr(silence_logs, root))
-        self._alive.add(self)
+        _ALIVE.add(self)
         if not self.called_from_running_loop:
             self._loop_runner.start()
             try:
@@ -229,7 +233,7 @@ def at_exit(function: Callable[[], None]) -> None:
 
 
 def _close_all() -> None:
-    for cluster in list(ManagedCluster._alive):
+    for cluster in list(_ALIVE):
         if cluster.status not in (Status.closed, Status.failed):
             with suppress(TimeoutError):
                 cluster.close(timeout=EXIT_TIMEOUT)

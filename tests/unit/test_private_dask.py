@@ -14,14 +14,17 @@ from typing import Any
 import pytest
 from distributed import Nanny, Scheduler, Worker
 from distributed.active_memory_manager import ActiveMemoryManagerExtension
+from distributed.deploy.cluster import Cluster
 from distributed.nanny import WorkerProcess
 from distributed.scheduler import WorkerState
 
 import gc_bootstrap
 from gc_bootstrap.agent import _dask as agent_side
+from gc_bootstrap.cluster import _dask as cluster_side
 from gc_bootstrap.scheduler import _dask as scheduler_side
 
-NEEDS = sorted({*agent_side.NEEDS, *scheduler_side.NEEDS})
+SIDES = (agent_side.NEEDS, scheduler_side.NEEDS, cluster_side.NEEDS)
+NEEDS = sorted({need for side in SIDES for need in side})
 PACKAGE = Path(gc_bootstrap.__file__).parent
 
 DOCUMENTED = {
@@ -48,6 +51,7 @@ async def instances() -> AsyncIterator[dict[str, object]]:
     """Objects of the classes whose names are made by their constructors."""
     async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler:
         worker = Worker(scheduler.address, nthreads=1)
+        cluster = Cluster(asynchronous=True)
         nanny = Nanny(scheduler.address, nthreads=1)
         kind = "distributed.active_memory_manager:ActiveMemoryManagerExtension"
         yield {
@@ -56,12 +60,14 @@ async def instances() -> AsyncIterator[dict[str, object]]:
             kind: ActiveMemoryManagerExtension(
                 scheduler, policies=set(), register=False, start=False
             ),
+            "distributed.deploy:Cluster": cluster,
             "distributed:Worker": worker,
             "distributed:Nanny": nanny,
             "distributed.core:ConnectionPool": worker.rpc,
             "distributed.nanny:WorkerProcess": _worker_process(),
         }
         await worker.close()
+        await cluster.close()
         await nanny.close()
 
 
@@ -98,7 +104,7 @@ async def test_a_name_that_is_not_there_is_missed(instances: dict[str, object]) 
 
 
 def test_every_need_says_since_when_and_what_for() -> None:
-    for side in (agent_side.NEEDS, scheduler_side.NEEDS):
+    for side in SIDES:
         assert len({(where, name) for where, name, _, _ in side}) == len(side)
     for where, name, since, feature in NEEDS:
         year, month, patch = map(int, since.split("."))
