@@ -112,7 +112,8 @@ class Enactor:
         self._retries = deque(peer for peer in connect if peer in plan.retries)
         self._awaited = frozenset(plan.awaited)
         self._fill()
-        self.surveyor.ask(plan.survey, self._awaited)
+        self.surveyor.ask((*plan.survey, *plan.reread), self._awaited)
+        self._record.asked(len(plan.reread))
         for peer, wants in plan.claim.items():
             if peer not in self.connecting:
                 self._claim(peer, plan.stake or Stake(), wants)

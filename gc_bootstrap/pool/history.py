@@ -235,11 +235,11 @@ def doubted(history: History, peer: Peer) -> History:
     return replace(history, surveys={**history.surveys, peer: replace(known, at=-math.inf)})
 
 
-def freed(history: History, peers: AbstractSet[Peer]) -> History:
-    """Fold in that peers have said they are free: they need not be waited for any more."""
+def freed(history: History, peers: AbstractSet[Peer], now: float) -> History:
+    """Fold in that peers have said they are free: they need neither be waited for nor asked."""
     surveys = dict(history.surveys)
     for peer in peers & surveys.keys():
-        surveys[peer] = replace(surveys[peer], at=-math.inf)
+        surveys[peer] = Known(replace(surveys[peer].survey, holder=None), now)
     attempts = {peer: hold for peer, hold in history.attempts.items() if peer not in peers}
     return replace(history, attempts=attempts, surveys=surveys)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -147,6 +148,7 @@ class Lookout:
         """Forget what was needed: another rule holds now."""
         self._demand, self._first, self._capacities = None, (), {}
         self.errors.pop("demand", None)
+        self.errors.pop("order", None)
 
     def say_error(self, source: str, error: str, bug: BaseException | None = None) -> None:
         """Remember an error; log it when it is a new one, with a traceback if it is a bug."""
@@ -215,9 +217,8 @@ def _capacities(history: History, members: Iterable[Peer]) -> dict[Peer, Capacit
     free: dict[Peer, Capacity] = {}
     others: dict[Peer, Capacity] = {}
     for peer, known in history.surveys.items():
-        hold = history.attempts.get(peer)
-        if peer in members or (hold is not None and hold.failures):
-            continue
+        if peer in members or known.at == -math.inf:
+            continue  # the latter has not answered when it was asked again
         among = free if known.survey.holder is None else others
         among[peer] = known.survey.capacity
     return {**free, **others}

@@ -110,7 +110,7 @@ class Pool:
 
     @property
     def _refreshes(self) -> int:
-        return self._refresher.passes
+        return self._refresher.looks
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -177,7 +177,7 @@ class Pool:
 
     def resume(self) -> None:
         """Take up refreshing again, at once."""
-        self.paused, self._refresher.active = False, True
+        self.paused, self._refresher.active = False, not self._closed
         self.hint()
 
     def hint(self) -> None:
@@ -240,7 +240,7 @@ class Pool:
         plan = await self.refresh()
         await self._enactor.settled()
         # Whoever has said that it is free can be connected now.
-        while plan.survey and not self._closed:
+        while (plan.survey or plan.reread) and not self._closed:
             plan = await self._refresher.step(look=False)
             await self._enactor.settled()
         return plan

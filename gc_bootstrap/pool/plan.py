@@ -43,7 +43,9 @@ class Plan:
     warning
         What an operator has to hear loudly, or empty.
     survey
-        Peers to ask what they can do and whose they are, in this order.
+        Peers to ask whose they are, in this order, since some are missing.
+    reread
+        Peers to ask what they can do, to match the work with it.
     claim
         Peers that others hold, and how many of its holder each is to say are wanted.
     release
@@ -66,6 +68,7 @@ class Plan:
     held: Mapping[Peer, Hold] = field(default_factory=lambda: MappingProxyType({}))
     warning: str = ""
     survey: tuple[Peer, ...] = ()
+    reread: tuple[Peer, ...] = ()
     claim: Mapping[Peer, int] = field(default_factory=lambda: MappingProxyType({}))
     release: Mapping[Peer, Claim | None] = field(default_factory=lambda: MappingProxyType({}))
     gives: frozenset[Peer] = frozenset()
@@ -165,6 +168,7 @@ def plan(
         awaited=(*simple.awaited, *fit.awaited),
         held={**held, **fit.held},
         survey=fit.survey,
+        reread=fit.reread,
         claim=fit.claim,
         release=fit.release,
         gives=fit.gives,

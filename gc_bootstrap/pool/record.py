@@ -85,7 +85,12 @@ class Record:
         """Take in that peers have said they are free."""
         if peers:
             logger.debug("Pool %s: free: %s", self._name, ", ".join(map(str, sorted(peers))))
-            self._history = histories.freed(self._history, peers)
+            self._history = histories.freed(self._history, peers, self._clock())
+
+    def asked(self, count: int) -> None:
+        """Take in that so many peers are asked again, for whom nobody waits."""
+        if count:
+            self._history = histories.asked(self._history, count, self._clock())
 
     def surveyed(self, peer: Peer, survey: Survey | Outcome) -> None:
         """Take in what a peer has said of itself, or why it cannot be had."""

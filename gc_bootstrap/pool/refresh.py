@@ -41,8 +41,8 @@ class Refresher:
         The last one.
     target
         What the pool should hold by it; None where it simply takes every peer.
-    passes
-        How many there have been.
+    looks
+        How many passes there have been that asked the discovery.
     active
         Whether plans are enacted.
     work_hinted
@@ -61,7 +61,7 @@ class Refresher:
         self.options = options
         self.plan = Plan()
         self.target: Target | None = None
-        self.passes = 0
+        self.looks = 0
         self.active = True
         self.work_hinted = True
         self._dist = dist
@@ -116,7 +116,7 @@ class Refresher:
             )
             self._record.planned(self.plan, plan)
             self.plan = plan
-            self.passes += 1
+            self.looks += look
             self._dist.tell(plan.stake or Stake(len(members), keeps=len(members)))
             await asyncio.sleep(0)
             if self.active:

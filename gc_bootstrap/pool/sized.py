@@ -92,6 +92,7 @@ class Fit:
 
     connect: tuple[Peer, ...]
     survey: tuple[Peer, ...]
+    reread: tuple[Peer, ...]
     claim: Mapping[Peer, int]
     release: Mapping[Peer, Claim | None]
     gives: frozenset[Peer]
@@ -139,17 +140,19 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
     coming = connecting + len(connect)
     room = max(0, limit - stay - coming)
     survey = _surveys(found, first, room, len(sizing.surveying - sizing.slow))
-    waited_for = {*survey, *sizing.surveying}
-    if not room:
-        waited_for -= history.surveys.keys()
-    survey += _reread(pool.ready, history, options, now, {*survey, *sizing.surveying})
+    asked = {*survey, *sizing.surveying}
+    reread = _reread(pool.ready, history, options, now, asked)
+    # Whoever is asked for the first time may be just what is needed.
+    waited_for = asked if room else {*asked, *reread} - history.surveys.keys()
     # Those that may yet turn out to be free are not claimed.
     left = room - len(found.unknown) - len(sizing.surveying - sizing.slow)
     claim: dict[Peer, int] = {}
-    claims = options.is_fair and left > 0 and bool(found.holders)
-    if claims:
+    again = found.stale_at if room else math.inf
+    if options.is_fair and left > 0 and found.holders:
         own = Stake(stay + coming - len(sizing.claiming), options.share.weight, options.kept)
-        claim = _claims(own, left, pool, found, history, now)
+        wants = _wants(own, left, pool, history)
+        claim = _claims(wants, found, history, now)
+        again = min(again, now + CLAIM_EVERY if wants else math.inf)
     reasons = _not_held_by_us(found, claim)
     spare: frozenset[Peer] = frozenset()
     if not room:
@@ -159,6 +162,7 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
     return Fit(
         connect=tuple(connect),
         survey=tuple(survey),
+        reread=tuple(reread),
         claim=claim,
         release=release,
         gives=gives,
@@ -169,22 +173,24 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
         held=reasons,
         spare=spare,
         stake=Stake(stay, options.share.weight, options.kept if options.is_fair else stay),
-        again=now + CLAIM_EVERY if claims else math.inf,
+        again=again,
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Found:
     """Ready peers by what is known of them.
 
-    ``unknown`` may be free, and ``stale`` are held by somebody, when they were asked last; both are
-    to be asked. All that are held by somebody are in ``holders``.
+    ``unknown`` may be free, and ``stale`` were held by somebody when they were asked last; both are
+    to be asked. All that are held by somebody are in ``holders``; the next of them is stale at
+    ``stale_at``.
     """
 
     free: list[Peer] = field(default_factory=list)
     unknown: list[Peer] = field(default_factory=list)
     stale: list[Peer] = field(default_factory=list)
     holders: dict[Peer, Holder] = field(default_factory=dict)
+    stale_at: float = math.inf
 
 
 def _put_first(peers: Sequence[Peer], first: Sequence[Peer]) -> Sequence[Peer]:
@@ -199,13 +205,15 @@ def _sort(
 ) -> _Found:
     found, surveys = _Found(), history.surveys
     free_since = now - FRESH
-    held_since = now - max(SOON, len(surveys) / ASKS)
+    held_for = max(SOON, len(surveys) / ASKS)
     for peer in ready:
         known = surveys.get(peer)
         holder = None if known is None else known.survey.holder
         if known is not None and holder is not None:
             found.holders[peer] = holder
-            if known.at < held_since and peer not in surveying:
+            if known.at + held_for > now:
+                found.stale_at = min(found.stale_at, known.at + held_for)
+            elif peer not in surveying:
                 found.stale.append(peer)
         elif known is not None and known.at >= free_since:
             found.free.append(peer)
@@ -318,34 +326,39 @@ def _reread(
     return list(islice(due, int(ASKS)))
 
 
-def _claims(
-    own: Stake, missing: int, pool: Pool, found: _Found, history: History, now: float
-) -> dict[Peer, int]:
-    """Which peer to claim of each holder, and how many more the holder is told are wanted."""
-    peers = pool.others.union(pool.ready)
+def _wants(own: Stake, missing: int, pool: Pool, history: History) -> dict[str, int]:
+    """How many peers to claim of each holder."""
+    peers = pool.others.union(pool.ready, pool.busy)
     newest: dict[str, Known] = {}
     counts: Counter[str] = Counter()
-    oldest: dict[str, Peer] = {}
     for peer, known in history.surveys.items():
-        holder = known.survey.holder
-        if holder is None or peer not in peers:
+        if known.survey.holder is None or peer not in peers:
             continue
-        name = holder.scheduler_id
+        name = known.survey.holder.scheduler_id
         counts[name] += 1
         if name not in newest or known.at > newest[name].at:
             newest[name] = known
-        # Another one each time: one that does not answer is no obstacle.
-        if peer in found.holders and (
-            name not in oldest or known.at < history.surveys[oldest[name]].at
-        ):
-            oldest[name] = peer
     holders = {}
     for name, known in newest.items():
         assert known.survey.holder is not None
         stake = known.survey.holder.stake
-        # It may have more elsewhere; what it said may be old.
+        # It may hold some that are not known here, and what it said may be old.
         holders[name] = replace(stake, holds=max(stake.holds, counts[name]))
-    wants = share.claims(own, min(missing, counts.total()), holders)
+    return share.claims(own, min(missing, counts.total()), holders)
+
+
+def _claims(
+    wants: Mapping[str, int], found: _Found, history: History, now: float
+) -> dict[Peer, int]:
+    """By which peer to claim of each holder, and how many it is told are wanted.
+
+    Another one each time: one that does not answer is no obstacle.
+    """
+    oldest: dict[str, Peer] = {}
+    for peer, holder in found.holders.items():
+        before = oldest.get(holder.scheduler_id)
+        if before is None or history.surveys[peer].at < history.surveys[before].at:
+            oldest[holder.scheduler_id] = peer
     return {
         oldest[name]: count
         for name, count in wants.items()
