@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from gc_bootstrap.cluster.adaptive import PoolAdaptive as PoolAdaptive
     from gc_bootstrap.cluster.pool_cluster import PoolCluster as PoolCluster
     from gc_bootstrap.config import AdaptOptions as AdaptOptions
     from gc_bootstrap.config import ConnectOptions as ConnectOptions
@@ -65,6 +66,7 @@ _HOME = {
     "PeerError": "errors",
     "Plan": "pool",
     "Pool": "pool",
+    "PoolAdaptive": "cluster.adaptive",
     "PoolCluster": "cluster.pool_cluster",
     "PoolOptions": "config",
     "PoolStatus": "pool",

@@ -83,6 +83,7 @@ class ManagedCluster(_Cluster):  # type: ignore[misc]
         self.status: Status = Status.created
         self.quiet: bool = quiet
         self._turn = asyncio.Lock()
+        self._adaptive: Any = None
         self._silenced = ExitStack()
         try:
             super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
@@ -151,11 +152,11 @@ class ManagedCluster(_Cluster):  # type: ignore[misc]
             return
         was_started = self.status is not Status.created
         self.status = Status.closing
-        self._adaptive = None
         try:
             if was_started:
                 await self.leave()
         finally:
+            self._adaptive = None  # Dask would stop one of its own
             self._silenced.close()
             # The scheduler may have ended in the middle of a word.
             with suppress(OSError):

@@ -11,6 +11,9 @@ from gc_bootstrap.cli.report import incomplete, rows
 NAMED = 3
 """Peers of a pool that are named; what is wrong with the first ones is wrong with most."""
 
+MISSING = ("attaching", "waiting", "held")
+"""States of peers that a pool would have as members."""
+
 Status = Mapping[str, Any]
 
 
@@ -29,8 +32,8 @@ def advice(status: Status) -> list[str]:
 
 
 def without_members(status: Status) -> bool:
-    """Whether no pool has any agent."""
-    return not any(pool["members"] for pool in status["pools"])
+    """Whether no pool has any agent, though one wants some."""
+    return not any(pool["members"] or pool["wanted"] == 0 for pool in status["pools"])
 
 
 def _of_pool(pool: Status, status: Status) -> list[str]:
@@ -40,7 +43,13 @@ def _of_pool(pool: Status, status: Status) -> list[str]:
     if not pool["peers"]:
         why = f" ({told})" if (told := incomplete(pool)) else ""
         return [*found, f"{pool['discovery']} finds no agents{why}. {_how_to_start(pool)}"]
-    missing = [row for row in rows(pool) if row.state in ("attaching", "waiting", "held")]
+    if (wanted := pool["wanted"]) is not None and len(pool["members"]) >= wanted:
+        found.append(
+            f"{pool['discovery']} finds {len(pool['peers'])} agents, and {wanted} are wanted"
+            f" ({_why_so_many(pool)})"
+        )
+    spare = set(pool["spare"])
+    missing = [r for r in rows(pool) if r.state in MISSING and r.peer not in spare]
     if missing:
         named = [f"{r.peer} is {r.state}{': ' if r.reason else ''}{r.reason}" for r in missing]
         more = [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
@@ -57,6 +66,14 @@ def _of_pool(pool: Status, status: Status) -> list[str]:
             " machine: give PoolCluster(host=...) an address of this machine"
         )
     return found
+
+
+def _why_so_many(pool: Status) -> str:
+    adapt = pool["adapt"]
+    if adapt is None:
+        return f"its size is {pool['size']}: scale() changes it"
+    most = "any number" if adapt["maximum"] is None else adapt["maximum"]
+    return f"adapt() to what the work needs, from {adapt['minimum']} to {most}"
 
 
 def _how_to_start(pool: Status) -> str:

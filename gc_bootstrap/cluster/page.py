@@ -63,3 +63,21 @@ def _row(row: Row) -> str:
         escape(row.labels),
     )
     return f"<tr>{''.join(f'<td {_LEFT}>{cell}</td>' for cell in cells)}</tr>"
+
+
+def sizes(status: Mapping[str, Any]) -> str:
+    """What each pool should hold and does: the widget's page on scaling."""
+    rows = "".join(_size(pool) for pool in status["pools"])
+    return f"<table>{rows}</table>"
+
+
+def _size(pool: Mapping[str, Any]) -> str:
+    adapt, size = pool["adapt"], pool["size"]
+    if adapt is not None:
+        maximum = "all that there are" if adapt["maximum"] is None else adapt["maximum"]
+        mode = f"adaptive, {adapt['minimum']} to {maximum}"
+    else:
+        mode = "all that nobody else needs" if size == "all" else f"{size}"
+    wanted = "" if pool["wanted"] is None else f" of {pool['wanted']} wanted"
+    text = f"{pool['name']}: {mode}; has {len(pool['members'])}{wanted}"
+    return f"<tr><td {_LEFT}>{escape(text)}</td></tr>"

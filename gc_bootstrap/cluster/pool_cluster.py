@@ -12,10 +12,12 @@ from distributed.core import rpc
 from distributed.security import Security
 
 from gc_bootstrap.cluster import page, processes, settings
-from gc_bootstrap.cluster._dask import ManagedCluster, WorkerStartTimeoutError
+from gc_bootstrap.cluster._dask import WorkerStartTimeoutError
 from gc_bootstrap.cluster.advice import advice, in_text, without_members
-from gc_bootstrap.cluster.schedulers import Elsewhere, Place, place, pools_of
+from gc_bootstrap.cluster.schedulers import Elsewhere, Place, place
 from gc_bootstrap.cluster.settings import Settings
+from gc_bootstrap.cluster.sizing import SizedCluster
+from gc_bootstrap.errors import GcBootstrapError
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ LOOK_TIMEOUT = 5.0
 """Seconds for one of those looks."""
 
 
-class PoolCluster(ManagedCluster):
+class PoolCluster(SizedCluster):
     """A scheduler, and the agents that a discovery finds for it, as a cluster of Dask's.
 
     Made without ``size`` and ``adapt`` it holds all agents that are found and that nobody else
@@ -175,7 +177,7 @@ class PoolCluster(ManagedCluster):
         cluster = cls.__new__(cls)
         secured = settings.security_of(security)
         cluster._prepare(Elsewhere(address, secured), secured, [])  # noqa: SLF001 - its own
-        ManagedCluster.__init__(
+        SizedCluster.__init__(
             cluster,
             asynchronous=asynchronous,
             loop=loop,
@@ -189,7 +191,6 @@ class PoolCluster(ManagedCluster):
         self.security = security
         self._place = where
         self._agents = agents
-        self._pools: dict[str, Any] | None = None
         self._looking: asyncio.Task[None] | None = None
 
     @property
@@ -207,11 +208,12 @@ class PoolCluster(ManagedCluster):
 
     async def launched(self) -> None:
         """Look at the pools from now on."""
-        self._pools = await self._ask()
+        self._pools = await self.pools_now()
         self._looking = asyncio.create_task(self._look(), name="PoolCluster: look at the pools")
 
     async def leave(self) -> None:
         """Let all agents go; then end what was started."""
+        await self.forget_sizes()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -219,9 +221,6 @@ class PoolCluster(ManagedCluster):
             await self._place.close()
         finally:
             await asyncio.gather(*(agent.stop() for agent in self._agents))
-
-    async def settled(self) -> None:
-        """Wait until what has been asked for is under way."""
 
     # -- what the pools know ---------------------------------------------------------------------
 
@@ -235,10 +234,12 @@ class PoolCluster(ManagedCluster):
         dict or awaitable
             To be awaited where the cluster is asynchronous.
         """
-        return self.sync(self._ask)
 
-    async def _ask(self) -> dict[str, Any]:
-        return await pools_of(self.scheduler_comm)
+        async def status() -> dict[str, Any]:
+            await self._start()
+            return await self.pools_now()
+
+        return self.sync(status)
 
     async def _look(self) -> None:
         """Keep up with what the pools know, and say it where nobody is found."""
@@ -248,8 +249,8 @@ class PoolCluster(ManagedCluster):
             await asyncio.sleep(LOOK_INTERVAL)
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT):
-                    self._pools = await self._ask()
-            except (OSError, TimeoutError) as exc:
+                    self._pools = await self.pools_now()
+            except (OSError, TimeoutError, GcBootstrapError) as exc:
                 logger.debug("The pools could not be asked: %s", exc)  # Dask says it loudly enough
                 continue
             if said or not without_members(self._pools):
@@ -265,8 +266,8 @@ class PoolCluster(ManagedCluster):
             await self.watched(n_workers, timeout)
         except WorkerStartTimeoutError as exc:
             try:
-                found = advice(await self._ask())
-            except OSError as gone:
+                found = advice(await self.pools_now())
+            except (OSError, GcBootstrapError) as gone:
                 found = [f"the scheduler cannot be asked: {gone}"]
             raise NotEnoughWorkersError(exc, found) from None
 

@@ -166,9 +166,11 @@ def agent_processes(count: int, cookie_file: str | None, security: Security) -> 
     security
         TLS, if any.
     """
-    threads = max(1, math.ceil(CPU_COUNT / count)) if count else 1
+    if not count:
+        return []
+    threads = max(1, math.ceil(CPU_COUNT / count))
     arguments = ["pool", "agent", "--listen", "127.0.0.1:0", "--nthreads", str(threads)]
-    arguments += ["--memory-limit", str(1 / max(1, count)), "--drain-timeout", DRAIN_TIMEOUT]
+    arguments += ["--memory-limit", str(1 / count), "--drain-timeout", DRAIN_TIMEOUT]
     arguments += ["--cookie-file", cookie_file] if cookie_file is not None else []
     packed = child.pack({"config": _with_tls(_config(), security), "arguments": arguments})
     return [Child(f"Agent {number}", packed) for number in range(count)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,8 +16,10 @@ from gc_bootstrap.cli.ask import ask
 from gc_bootstrap.cluster import processes
 from gc_bootstrap.cluster.processes import Child
 from gc_bootstrap.cluster.settings import Settings
+from gc_bootstrap.errors import ConfigError, GcBootstrapError
 from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.scheduler.leaving import LeavingPlugin
+from gc_bootstrap.wire.names import RESIZE_HANDLER, STATUS_HANDLER
 
 TERMINATE_TIMEOUT = 8.0
 """Seconds for a scheduler process to let its agents go and end."""
@@ -124,8 +127,34 @@ def place(settings: Settings) -> Place:
 
 
 async def pools_of(scheduler: Any) -> dict[str, Any]:
-    """What ``dask pool status`` shows, by a comm that there is already."""
-    from gc_bootstrap.wire.names import STATUS_HANDLER
+    """What ``dask pool status`` shows, by a comm that there is already.
 
+    Raises
+    ------
+    GcBootstrapError
+        It has no pools.
+    """
     found: dict[str, Any] = await getattr(scheduler, STATUS_HANDLER)()
-    return found
+    return _of_plugin(found, "pools")
+
+
+async def resize(scheduler: Any, pool: str | None, change: Mapping[str, Any]) -> None:
+    """Give a pool another size.
+
+    Raises
+    ------
+    ConfigError
+        The scheduler does not take it; with all problems.
+    GcBootstrapError
+        It has no pools.
+    """
+    answer = _of_plugin(await getattr(scheduler, RESIZE_HANDLER)(pool=pool, **change), "problems")
+    if problems := answer["problems"]:
+        raise ConfigError(problems)
+
+
+def _of_plugin(answer: dict[str, Any], key: str) -> dict[str, Any]:
+    """An answer, unless it is what Dask says to an operation that it does not know."""
+    if key not in answer:
+        raise GcBootstrapError("the scheduler has no pools, or those of an older gc_bootstrap")
+    return answer

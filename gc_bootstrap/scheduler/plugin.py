@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -15,7 +16,8 @@ from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler.drains import Drainer
 from gc_bootstrap.scheduler.members import Members
-from gc_bootstrap.wire.names import STATUS_HANDLER
+from gc_bootstrap.scheduler.resize import read_size, which
+from gc_bootstrap.wire.names import RESIZE_HANDLER, STATUS_HANDLER
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -157,7 +159,7 @@ class BootstrapPlugin(SchedulerPlugin):
             await before.close()
             if _dask.plugin(scheduler, self.name) is before:
                 scheduler.remove_plugin(name=self.name)
-        _dask.add_rpc(scheduler, STATUS_HANDLER, self.status)
+        self._add_rpcs(scheduler)
         problems: list[str] = []
         for name, pool in self.pools.items():
             try:
@@ -189,7 +191,56 @@ class BootstrapPlugin(SchedulerPlugin):
             await asyncio.gather(self._watchdog, return_exceptions=True)
         await asyncio.gather(*(pool.close() for pool in self.pools.values()))
         if self._scheduler is not None:
-            _dask.remove_rpc(self._scheduler, STATUS_HANDLER, self.status)
+            for name, handler in self._handlers.items():
+                _dask.remove_rpc(self._scheduler, name, handler)
+
+    def _add_rpcs(self, scheduler: Scheduler) -> None:
+        for name, handler in self._handlers.items():
+            _dask.add_rpc(scheduler, name, handler)
+
+    @property
+    def _handlers(self) -> dict[str, Callable[..., Awaitable[Any]]]:
+        return {STATUS_HANDLER: self.status, RESIZE_HANDLER: self._resize_by_rpc}
+
+    def resize(
+        self,
+        pool: str | None = None,
+        *,
+        size: int | str = "all",
+        adapt: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Have a pool hold another number of agents from now on.
+
+        Parameters
+        ----------
+        pool
+            Its name; None is the only one.
+        size
+            ``"all"``, or how many.
+        adapt
+            In its place, keys as in ``gc-bootstrap.adapt``: as many as the work needs.
+
+        Raises
+        ------
+        ConfigError
+            There is no such pool, or a value is wrong; with all problems. The pool goes on as
+            before.
+        """
+        name = which(self.pools, pool)
+        try:
+            self.pools[name].resize(*read_size(size, adapt))
+        except ConfigError:
+            raise
+        except ValueError as exc:
+            raise ConfigError(f"pool {name}: {exc}") from exc
+        logger.info("Pool %s is given the size %s", name, size if adapt is None else dict(adapt))
+
+    async def _resize_by_rpc(self, **change: Any) -> dict[str, Any]:
+        try:
+            self.resize(**change)
+        except (ConfigError, TypeError) as exc:
+            return {"problems": getattr(exc, "problems", (one_line(exc),))}
+        return {"problems": ()}
 
     async def status(self) -> dict[str, Any]:
         """What ``dask pool status`` shows, of types that msgpack knows."""
