@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 
 from dask.utils import parse_timedelta
 
+from gc_bootstrap.agent.claims import Claims
 from gc_bootstrap.agent.lease import Lease
-from gc_bootstrap.agent.link import Link
+from gc_bootstrap.agent.link import Link, check_address
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.refusals import Refusals
 from gc_bootstrap.agent.state import Event, Life
@@ -63,6 +64,7 @@ class Agent:
         self.failures = 0
         self.refusals = Refusals()
         self.life = Life()
+        self.claims = Claims()
         self._lease: Lease | None = None
         self._left: list[asyncio.Future[None]] = []
 
@@ -96,25 +98,26 @@ class Agent:
     async def attach(self, request: AttachRequest) -> AttachReply:
         """Be the scheduler's, with workers that have registered there.
 
-        Attaching again for the same scheduler id changes nothing, and answers when all runs.
+        Attaching again for the same scheduler id changes nothing, and answers when all runs. Where
+        another one holds the agent, a claim is kept and told to that one.
 
         Raises
         ------
         WireError
-            409 held by another, incompatible or retired there, 502 the scheduler cannot be
-            reached, 500 a worker does not start, 503 warming up or draining.
+            409 held by another, incompatible or retired there, 422 the address of who claims is
+            none, 502 the scheduler cannot be reached, 500 a worker does not start, 503 warming up
+            or draining.
         """
         self._check_ready()
+        if request.claim is not None:
+            await self._claim(request)
         deadline = asyncio.get_running_loop().time() + self._start_timeout(request)
         if self._lease is not None and self.life.frees_itself:
             await self._released(self._lease)
             self._check_ready()
         lease = self._lease
         if lease is None:
-            if differ := versions.mismatch(self.versions, request.versions):
-                raise WireError(409, f"incompatible versions: {differ}", "version")
-            if request.retired == self.id:
-                raise WireError(409, RETIRED, "retired")
+            self._check_fits(request)
             lease = self._take(request, deadline)
         elif lease.request.scheduler_id != request.scheduler_id:
             holder = lease.request
@@ -150,6 +153,9 @@ class Agent:
             raise WireError(409, f"held by scheduler {lease.request.scheduler_id}, not by you")
         if lease.request.peer != request.peer:
             raise WireError(409, f"held as {lease.request.peer}")
+        if request.claim is not None and request.claim.scheduler_id != request.scheduler_id:
+            check_address(request.claim.scheduler)
+            self.claims.give(request.claim, request.peer)
         if request.abandon:
             await lease.end(abandon=True)
         else:
@@ -174,11 +180,13 @@ class Agent:
             memory=self.options.memory,
             resources=self.options.resources,
             agent=self.id,
+            holder=self.claims.holder,
         )
 
     async def drain(self) -> None:
         """Have the scheduler take the workers' data, end them, and take no attach any more."""
         self.life.tell(Event.LEAVE)
+        await self.claims.close()
         if self._lease is not None:
             await self._lease.drain(self._drain_deadline())
 
@@ -187,6 +195,7 @@ class Agent:
         self.life.tell(Event.LEAVE)
         if self._lease is not None:
             await self._lease.end(abandon=True)
+        await self.claims.close()
 
     def _check_ready(self) -> None:
         if not self.life.ready:
@@ -194,12 +203,31 @@ class Agent:
                 raise WireError(503, "is draining", "draining")
             raise WireError(503, "is warming up", "warming")
 
+    def _check_fits(self, request: AttachRequest) -> None:
+        if differ := versions.mismatch(self.versions, request.versions):
+            raise WireError(409, f"incompatible versions: {differ}", "version")
+        if request.retired == self.id:
+            raise WireError(409, RETIRED, "retired")
+
+    async def _claim(self, request: AttachRequest) -> None:
+        """Refuse a claim while another scheduler holds the agent, and see to it that it counts."""
+        lease = self._lease
+        if lease is None or lease.request.scheduler_id == request.scheduler_id:
+            return
+        self._check_fits(request)
+        check_address(request.scheduler)
+        held = await self.claims.note(request, lease.request, lease.link)
+        if self._lease is not None or not self.claims.is_next(request):
+            raise held
+        self._check_ready()  # it has become free meanwhile, for whoever asks
+
     def _drain_deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.drain_timeout
 
     def _take(self, request: AttachRequest, deadline: float) -> Lease:
         link = Link(request.scheduler, request.scheduler_id, self.options.security)
         self.life.tell(Event.ATTACH)
+        self.claims.taken(request)
         lease = self._lease = Lease(
             request,
             self.options,
@@ -224,6 +252,7 @@ class Agent:
         self._left += lease.group.left
         self._lease = None
         self.life.tell(Event.OVER)
+        self.claims.over(self.options.security, is_free=self.life.ready)
 
     def _start_timeout(self, request: AttachRequest) -> float:
         """Seconds for the workers to start: a moment less than the scheduler waits for them."""

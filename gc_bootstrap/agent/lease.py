@@ -45,6 +45,8 @@ class Lease:
         Done when the workers run; otherwise it holds the :class:`WireError` that says why not.
     task
         Over when no worker is left.
+    link
+        As given.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Lease:
         self._deadline = deadline
         self._limit = max(0.0, deadline - asyncio.get_running_loop().time())
         self._silence = silence
-        self._link = link
+        self.link = link
         count = len(options.workers)
         tag = Tag(request.scheduler_id, request.peer, request.pool, nworkers=count, agent=agent)
         self.group = WorkerGroup(options, link, tag, life, drain_timeout)
@@ -153,13 +155,13 @@ class Lease:
                 await asyncio.gather(minding, return_exceptions=True)
             # Nobody waits for a worker that has not got so far as to be one.
             await self.group.close(abandon=minding is None)
-            await self._link.close()
+            await self.link.close()
             if not self.started.done():
                 self.started.set_exception(WireError(500, "internal error; see the agent's log"))
 
     async def _start(self) -> None:
         """Start the workers; where that takes long, find out whether it can succeed."""
-        self._link.check_address()
+        self.link.check_address()
         if self._life.workers_end:
             raise WireError(503, "the attach was cut short")
         starting = self._starting = asyncio.create_task(self.group.start(self._limit))
@@ -192,11 +194,11 @@ class Lease:
 
     async def _check_later(self) -> None:
         await asyncio.sleep(PATIENCE)
-        await self._link.check_reachable()
+        await self.link.check_reachable()
 
     async def _mind(self) -> None:
         """End the lease of a scheduler that hangs, or that this agent is cut off from."""
-        await self._link.silence(self._silence)
+        await self.link.silence(self._silence)
         logger.warning(
             "The scheduler at %s has given no sign of life for %g s: its lease ends",
             self.request.scheduler,

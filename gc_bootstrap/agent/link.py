@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from distributed.comm.addressing import parse_address
@@ -15,8 +16,15 @@ from distributed.security import Security
 
 from gc_bootstrap.agent import _dask
 from gc_bootstrap.errors import one_line, os_reason
-from gc_bootstrap.wire.messages import WireError
-from gc_bootstrap.wire.names import DRAIN_HANDLER, REFILL_HANDLER, REFILL_YES
+from gc_bootstrap.wire.claims import ClaimCall, FreeCall
+from gc_bootstrap.wire.messages import HolderReply, WireError
+from gc_bootstrap.wire.names import (
+    CLAIM_HANDLER,
+    DRAIN_HANDLER,
+    FREE_HANDLER,
+    REFILL_HANDLER,
+    REFILL_YES,
+)
 from gc_bootstrap.wire.tag import Tag
 
 logger = logging.getLogger(__name__)
@@ -80,16 +88,7 @@ class Link:
         WireError
             422: the address is none.
         """
-        try:
-            scheme, location = parse_address(self.address, strict=True)
-            if scheme not in ("tcp", "tls"):
-                return None
-            host, port = _dask.parse_host_port(location)
-            if not 0 < port < 65536:
-                raise ValueError("no such port")
-        except ValueError:
-            raise WireError(422, f"{self.address!r} is not a scheduler's address") from None
-        return host, port
+        return check_address(self.address)
 
     async def check_reachable(self) -> None:
         """Find out at once whether a Dask scheduler answers: Dask goes on trying for half a minute.
@@ -159,17 +158,20 @@ class Link:
                 return
 
     async def _who_is_there(self) -> str:
-        asking = asyncio.ensure_future(self._rpc.identity(n_workers=0))
+        identity = await self._answered(self._rpc.identity(n_workers=0))
+        return str(identity["id"])
+
+    async def _answered(self, call: Awaitable[Any]) -> Any:
+        asking = asyncio.ensure_future(call)
         asking.add_done_callback(lambda a: a.cancelled() or a.exception())  # it has been seen
         try:
-            identity = await asyncio.shield(asking)
+            return await asyncio.shield(asking)
         except asyncio.CancelledError:
             # Cut off while it connects, Dask loses the socket.
             await asyncio.wait([asking], timeout=CONNECT_PATIENCE)
             raise
         finally:
             asking.cancel()
-        return str(identity["id"])
 
     def _unreachable(self, exc: Exception) -> WireError:
         # OSError: nobody, or somebody else, answers there. The others: the scheduler wants TLS
@@ -270,6 +272,81 @@ class Link:
             if address not in retired:
                 logger.warning("%s goes with its data: its scheduler has not retired it", address)
         return {}
+
+    async def claim(self, call: ClaimCall) -> HolderReply | None:
+        """Tell it that somebody claims the agent.
+
+        Returns
+        -------
+        HolderReply or None
+            What it says of its pool; None where it has none that takes part in this.
+
+        Raises
+        ------
+        OSError
+            It is not there, or is another one by now.
+        """
+        try:
+            claim = getattr(self._rpc, CLAIM_HANDLER)
+            answer = await self._answered(claim(claim=call.content()))
+            reply = None if answer is None else HolderReply.read(answer)
+        except Exception as exc:
+            raise OSError(one_line(exc)) from exc
+        if reply is None:
+            return None
+        if reply.scheduler_id != self._scheduler_id:
+            raise OSError(f"another scheduler is at {self.address}: {reply.scheduler_id}")
+        return replace(reply, scheduler=self.address)
+
+    async def free(self, peer: str, pool: str) -> bool:
+        """Tell it that the agent, which its pool has claimed, is free.
+
+        Parameters
+        ----------
+        peer
+            The agent, as it knows it.
+
+        Returns
+        -------
+        bool
+            Whether it is the same, and has such a pool.
+
+        Raises
+        ------
+        WireError
+            The address is none.
+        OSError
+            It is not there.
+        """
+        location = self.check_address()
+        try:
+            if location is not None:
+                await _dial(*location)  # one that is gone costs no time
+            free = getattr(self._rpc, FREE_HANDLER)
+            call = FreeCall(self._scheduler_id, peer, pool)
+            return await self._answered(free(free=call.content())) is True
+        except Exception as exc:
+            raise OSError(one_line(exc)) from exc
+
+
+def check_address(address: str) -> tuple[str, int] | None:
+    """Host and port of a scheduler; None where its protocol is not TCP.
+
+    Raises
+    ------
+    WireError
+        422: the address is none.
+    """
+    try:
+        scheme, location = parse_address(address, strict=True)
+        if scheme not in ("tcp", "tls"):
+            return None
+        host, port = _dask.parse_host_port(location)
+        if not 0 < port < 65536:
+            raise ValueError("no such port")
+    except ValueError:
+        raise WireError(422, f"{address!r} is not a scheduler's address") from None
+    return host, port
 
 
 async def _dial(host: str, port: int) -> None:

@@ -46,6 +46,11 @@ class AgentMetrics:
         yield CounterMetricFamily(
             "gc_bootstrap_agent_attach_failures", "Attaches that failed", agent.failures
         )
+        yield CounterMetricFamily(
+            "gc_bootstrap_agent_claims",
+            "Attaches that found another scheduler, which was told that the agent is wanted",
+            agent.claims.count,
+        )
         refused = CounterMetricFamily(
             "gc_bootstrap_agent_refusals", "Requests and connections refused", labels=["reason"]
         )

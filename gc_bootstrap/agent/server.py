@@ -18,6 +18,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from gc_bootstrap.agent import metrics
+from gc_bootstrap.agent.claims import HeldError
 from gc_bootstrap.agent.connections import Connection, Connections, allowed_files, limit_of
 from gc_bootstrap.agent.core import Agent
 from gc_bootstrap.agent.protocol import Protocol, say, say_error, say_json
@@ -26,6 +27,7 @@ from gc_bootstrap.wire.keys import Trusted
 from gc_bootstrap.wire.messages import (
     AttachRequest,
     DetachRequest,
+    ErrorReply,
     StateReply,
     WireError,
 )
@@ -151,6 +153,8 @@ class ControlServer:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             response = await self._route(request)
+        except HeldError as exc:
+            response = say(ErrorReply(str(exc), exc.holder), exc.status)
         except WireError as exc:
             response = say_error(exc.status, str(exc))
         if self._verifier is not None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from gc_bootstrap.dist import Dist, Owner
 from gc_bootstrap.errors import ConfigError, DistError, PeerError
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.scheduler import surveys
+from gc_bootstrap.scheduler.claims import Claims
 from gc_bootstrap.scheduler.client import Answer
 from gc_bootstrap.scheduler.drains import Drainer, cancel_and_wait
 from gc_bootstrap.scheduler.loss import Loss
 from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.scheduler.release import CalledOffError
 from gc_bootstrap.scheduler.signing import SignedClient, find_signer
-from gc_bootstrap.stake import Claim, Survey
+from gc_bootstrap.stake import Claim, Stake, Survey
 from gc_bootstrap.wire import messages, names, versions
 from gc_bootstrap.wire.messages import (
+    AttachClaim,
     AttachReply,
     AttachRequest,
     DetachClaim,
@@ -60,8 +64,9 @@ class DaskDist(Dist):
         self._client: SignedClient | None = None
         self._members: Members | None = None
         self._drainer: Drainer | None = None
-        self._stop_listening: Callable[[], None] | None = None
-        self._lost = asyncio.Event()
+        self._claims: Claims | None = None
+        self._stop_listening: list[Callable[[], None]] = []
+        self._hint = asyncio.Event()
         self._names: dict[Peer, Peer] = {}
         self._ending: dict[Peer, asyncio.Task[Answer]] = {}
 
@@ -108,12 +113,15 @@ class DaskDist(Dist):
         self._client.start()
         self._members = Members.of(self._scheduler)
         self._drainer = Drainer.of(self._scheduler)
-        self._stop_listening = self._members.on_loss(self.owner.pool, self._lost.set)
+        self._claims = Claims.of(self._scheduler)
+        self._stop_listening = [
+            self._members.on_loss(self.owner.pool, self._hint.set),
+            self._claims.open(self.owner.pool, self._hint.set),
+        ]
 
     async def close(self) -> None:
-        stop, self._stop_listening = self._stop_listening, None
-        if stop is not None:
-            stop()
+        while self._stop_listening:
+            self._stop_listening.pop()()
         await cancel_and_wait(self._ending.values())
         if self._client is not None:
             await self._client.close()
@@ -123,8 +131,8 @@ class DaskDist(Dist):
         return self._members.peers(self.owner.pool)
 
     async def changed(self) -> None:
-        await self._lost.wait()
-        self._lost.clear()
+        await self._hint.wait()
+        self._hint.clear()
 
     async def survey(self, peer: Peer) -> Survey | Outcome:
         deadline = _now() + min(SURVEY_TIMEOUT, self.owner.options.connect.timeout)
@@ -142,19 +150,39 @@ class DaskDist(Dist):
             return Outcome.refused(messages.RETIRED, expected=True, soon=True)
         return found
 
+    # -- claims ----------------------------------------------------------------------------------
+
+    async def claim(self, peer: Peer, stake: Stake, wants: int) -> Outcome:
+        most = messages.MOST
+        claim = AttachClaim(min(most, stake.holds), stake.weight, min(most, wants))
+        return await self._connect(peer, claim)
+
+    def claims(self) -> Sequence[Claim]:
+        return () if self._claims is None else self._claims.current(self.owner.pool)
+
+    def freed(self) -> AbstractSet[Peer]:
+        return frozenset() if self._claims is None else self._claims.freed(self.owner.pool)
+
+    def tell(self, stake: Stake) -> None:
+        if self._claims is not None:
+            self._claims.tell(self.owner.pool, stake)
+
     # -- attaching -------------------------------------------------------------------------------
 
     async def connect(self, peer: Peer) -> Outcome:
+        return await self._connect(peer)
+
+    async def _connect(self, peer: Peer, claim: AttachClaim | None = None) -> Outcome:
         owner = self.owner
         deadline = _now() + owner.options.connect.timeout
         if (ending := self._ending.get(peer)) is not None:
             await asyncio.wait([ending])  # else it would be found with workers that end
-        reply = await self._attach(peer, deadline)
+        reply = await self._attach(peer, deadline, claim)
         if isinstance(reply, AttachReply) and not await self._registered(reply):
             # The scheduler has given these workers up, and they do not know it yet.
             logger.info("%s still has workers that are none here: they are ended", peer)
             await self._detach(peer, reply.peer)
-            reply = await self._attach(peer, deadline)
+            reply = await self._attach(peer, deadline, claim)
             if isinstance(reply, AttachReply) and not await self._registered(reply):
                 raise DistError(
                     f"says that it is attached with {', '.join(reply.workers) or 'no workers'}, but"
@@ -168,7 +196,9 @@ class DaskDist(Dist):
             self._note_name(peer, refused.same_as)
         return Outcome.DONE if refused is None else refused
 
-    async def _attach(self, peer: Peer, deadline: float) -> AttachReply | Outcome:
+    async def _attach(
+        self, peer: Peer, deadline: float, claim: AttachClaim | None
+    ) -> AttachReply | Outcome:
         """Post an attach; what the agent answers, or the refusal that it comes to."""
         options = self.owner.options
         least, most = messages.TIMEOUTS
@@ -180,12 +210,13 @@ class DaskDist(Dist):
             versions=self._versions,
             timeout=min(most, max(least, deadline - _now())),
             retired=self._retired_agent(peer),
+            claim=claim,
         )
         answer = await self._ask(peer, names.ATTACH, request, deadline)
-        if answer.status == 409 and request.retired is not None:
-            return Outcome.refused(answer.error, expected=True, soon=True)
         if answer.status != 200:
-            return _refusal(answer)
+            refused = _refusal(answer)
+            is_expected = request.retired is not None and refused.holder is None
+            return replace(refused, expected=True) if is_expected else refused
         try:
             reply = AttachReply.decode(answer.body)
         except messages.WireError as exc:
@@ -337,10 +368,13 @@ def _now() -> float:
 
 def _refusal(answer: Answer) -> Outcome:
     """An answer that is not a success, as an outcome or an error."""
+    said = answer.refusal
     if answer.status in (409, 503):
         # 409: another scheduler holds it; 503: it is warming up, or draining.
-        return Outcome.refused(answer.error, expected=answer.status == 503, soon=True)
-    raise DistError(answer.error)
+        holder = said.holder.holder if said.holder is not None else None
+        is_expected = answer.status == 503
+        return Outcome.refused(said.error, expected=is_expected, soon=True, holder=holder)
+    raise DistError(said.error)
 
 
 def _parse(text: str) -> Peer:

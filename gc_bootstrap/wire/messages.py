@@ -13,6 +13,7 @@ from gc_bootstrap.stake import Holder, Stake
 from gc_bootstrap.wire import fields
 from gc_bootstrap.wire.fields import LONGEST_TEXT as LONGEST_TEXT
 from gc_bootstrap.wire.fields import MAX_BODY as MAX_BODY
+from gc_bootstrap.wire.fields import MOST as MOST
 from gc_bootstrap.wire.fields import TIMEOUTS as TIMEOUTS
 from gc_bootstrap.wire.fields import Message as Message
 from gc_bootstrap.wire.fields import WireError as WireError
