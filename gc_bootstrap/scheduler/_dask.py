@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _SCHEDULER = "distributed.scheduler:Scheduler"
 _WORKER = "distributed.scheduler:WorkerState"
 _TASK = "distributed.scheduler:TaskState"
+_PREFIX = "distributed.scheduler:TaskPrefix"
 _MANAGER = "distributed.active_memory_manager:ActiveMemoryManagerExtension"
 _SHUFFLES = "distributed.shuffle._scheduler_plugin:ShuffleSchedulerPlugin"
 _SHUFFLE = "distributed.shuffle._core:SchedulerShuffleState"
@@ -39,19 +40,23 @@ NEEDS = (
     (_SCHEDULER, "running", "2022.4.1", "drains know who can take tasks and data"),
     (_SCHEDULER, "plugins", "2.0.0", "a plugin closes the one before it"),
     (_SCHEDULER, "extensions", "2.0.0", "drains use the memory manager that is there"),
-    (_SCHEDULER, "queued", "2022.9.0", "a worker is not released where tasks wait for it alone"),
-    (_SCHEDULER, "unrunnable", "2.0.0", "drains finish what can run nowhere else"),
-    (_SCHEDULER, "coerce_hostname", "2.0.0", "drains know where a task can run"),
+    (_SCHEDULER, "unrunnable", "2.0.0", "drains finish what can run nowhere else; demand"),
+    (_SCHEDULER, "queued", "2022.9.0", "releases and demand know what waits for a thread"),
+    (_SCHEDULER, "task_prefixes", "2.0.0", "demand: how long tasks take"),
+    (_SCHEDULER, "_get_prefix_duration", "2025.2.0", "demand: how long tasks take"),
+    (_SCHEDULER, "coerce_hostname", "2.0.0", "drains and demand know where a task can run"),
     (_SCHEDULER, "handlers", "2.0.0", "dask pool status; drains that agents ask for"),
     (_SCHEDULER, "stream_handlers", "2.0.0", "drains learn which tasks a worker runs"),
     (_SCHEDULER, "periodic_callbacks", "2.0.0", "drains see Dask's own retirements"),
     (_WORKER, "extra", "2.0.0", "whose a worker is"),
-    (_WORKER, "host", "2.0.0", "drains know where a task can run"),
-    (_WORKER, "resources", "2.0.0", "drains know where a task can run"),
-    (_TASK, "loose_restrictions", "2.0.0", "drains know where a task can run"),
-    (_TASK, "worker_restrictions", "2.0.0", "drains know where a task can run"),
-    (_TASK, "host_restrictions", "2.0.0", "drains know where a task can run"),
-    (_TASK, "resource_restrictions", "2.0.0", "drains know where a task can run"),
+    (_WORKER, "host", "2.0.0", "drains and demand know where a task can run"),
+    (_WORKER, "resources", "2.0.0", "drains and demand know where a task can run"),
+    (_WORKER, "occupancy", "2.0.0", "demand: how much a worker has to do"),
+    (_TASK, "loose_restrictions", "2.0.0", "drains and demand know where a task can run"),
+    (_TASK, "worker_restrictions", "2.0.0", "drains and demand know where a task can run"),
+    (_TASK, "host_restrictions", "2.0.0", "drains and demand know where a task can run"),
+    (_TASK, "resource_restrictions", "2.0.0", "drains and demand know where a task can run"),
+    (_PREFIX, "states", "2.0.0", "demand: how many tasks wait for a thread"),
     (_SHUFFLES, "active_shuffles", "2023.10.0", "drains say which shuffles they restart"),
     (_SHUFFLE, "participating_workers", "2022.12.0", "drains say which shuffles they restart"),
     (_MANAGER, "running", "2021.11.2", "drains use the memory manager that is there"),
@@ -256,6 +261,50 @@ def shuffles(scheduler: Scheduler, address: str) -> list[str]:
     plugin = scheduler.plugins.get("shuffle")
     active = getattr(plugin, "active_shuffles", {})
     return [str(name) for name, it in active.items() if address in it.participating_workers]
+
+
+# -- what there is to do -------------------------------------------------------------------------
+
+
+def queued_work(scheduler: Scheduler) -> Iterator[tuple[int, float]]:
+    """Tasks that wait for a thread: for each prefix how many, and the seconds that each takes.
+
+    None of them is bound to any place: ``Scheduler.is_rootish``.
+    """
+    if scheduler.queued:
+        for prefix in list(scheduler.task_prefixes.values()):
+            count = prefix.states["queued"]
+            yield count, scheduler._get_prefix_duration(prefix) if count else 0.0
+
+
+def unrunnable_tasks(scheduler: Scheduler, start: int, stop: int) -> list[TaskState]:
+    """Some of the tasks that no worker can run, by their numbers; the last ones are the newest.
+
+    Those before them are passed over, or those behind them where they are fewer: 5 ms for 500,000.
+    """
+    waiting, count = scheduler.unrunnable, len(scheduler.unrunnable)
+    if start <= count - stop:
+        return list(islice(waiting, start, stop))
+    return list(islice(reversed(waiting), max(0, count - stop), count - start))
+
+
+def duration(scheduler: Scheduler, ts: TaskState) -> float:
+    """How many seconds a task takes, as far as it is known."""
+    return scheduler._get_prefix_duration(ts.prefix)
+
+
+Places = tuple[AbstractSet[str], AbstractSet[str], dict[str, float]]
+
+
+def places(ts: TaskState) -> Places | None:
+    """The workers, hosts and resources that a task is bound to; None where it can run anywhere."""
+    if not is_bound(ts):
+        return None
+    return (
+        ts.worker_restrictions or frozenset(),
+        ts.host_restrictions or frozenset(),
+        ts.resource_restrictions or {},
+    )
 
 
 # -- the active memory manager -------------------------------------------------------------------

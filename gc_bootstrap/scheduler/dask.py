@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -10,18 +11,19 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from gc_bootstrap.dist import Dist, Owner
+from gc_bootstrap.dist import Dist, Needed, Owner
 from gc_bootstrap.errors import ConfigError, DistError, PeerError
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.scheduler import surveys
 from gc_bootstrap.scheduler.claims import Claims
 from gc_bootstrap.scheduler.client import Answer
+from gc_bootstrap.scheduler.demand import Demand
 from gc_bootstrap.scheduler.drains import Drainer, cancel_and_wait
 from gc_bootstrap.scheduler.loss import Loss
 from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.scheduler.release import CalledOffError
 from gc_bootstrap.scheduler.signing import SignedClient, find_signer
-from gc_bootstrap.stake import Claim, Stake, Survey
+from gc_bootstrap.stake import Capacity, Claim, Stake, Survey
 from gc_bootstrap.wire import messages, names, versions
 from gc_bootstrap.wire.messages import (
     AttachClaim,
@@ -50,6 +52,9 @@ DETACH_TIMEOUT = 10.0
 """Seconds for an agent to end its workers. Their data is safe by then and the scheduler has
 forgotten them, so that nothing but the log depends on it."""
 
+_RANKS = itertools.count()
+"""Of dists, in the order in which they are bound: that in which their pools are configured."""
+
 
 class DaskDist(Dist):
     """Members are the peers that have a worker in this scheduler's worker table, put there by us.
@@ -64,6 +69,8 @@ class DaskDist(Dist):
         self._client: SignedClient | None = None
         self._members: Members | None = None
         self._drainer: Drainer | None = None
+        self._demand: Demand | None = None
+        self._rank = 0
         self._claims: Claims | None = None
         self._stop_listening: list[Callable[[], None]] = []
         self._hint = asyncio.Event()
@@ -96,6 +103,7 @@ class DaskDist(Dist):
             raise ConfigError(f"distributed.comm.tls: {exc}") from exc
         self._client = SignedClient(signer, tls, owner.options.connect.most)
         self._owner = owner
+        self._rank = next(_RANKS)
 
     @property
     def owner(self) -> Owner:
@@ -114,9 +122,12 @@ class DaskDist(Dist):
         self._members = Members.of(self._scheduler)
         self._drainer = Drainer.of(self._scheduler)
         self._claims = Claims.of(self._scheduler)
+        self._demand = Demand.of(self._scheduler)
+        pool, options = self.owner.pool, self.owner.options
         self._stop_listening = [
-            self._members.on_loss(self.owner.pool, self._hint.set),
-            self._claims.open(self.owner.pool, self._hint.set),
+            self._members.on_loss(pool, self._hint.set),
+            self._claims.open(pool, self._hint.set),
+            self._demand.join(pool, self._rank, options, self._hint.set),
         ]
 
     async def close(self) -> None:
@@ -149,6 +160,18 @@ class DaskDist(Dist):
         elif status.agent is not None and status.agent == self._retired_agent(peer):
             return Outcome.refused(messages.RETIRED, expected=True, soon=True)
         return found
+
+    # -- how many there should be ----------------------------------------------------------------
+
+    async def needed(
+        self, capacities: Mapping[Peer, Capacity], target_duration: float, maximum: int | None
+    ) -> Needed:
+        assert self._demand is not None, "start() comes first"
+        return await self._demand.needed(self.owner.pool, capacities, target_duration, maximum)
+
+    async def order(self, members: AbstractSet[Peer]) -> Sequence[Peer]:
+        assert self._demand is not None, "start() comes first"
+        return await self._demand.order(self.owner.pool, members)
 
     # -- claims ----------------------------------------------------------------------------------
 

@@ -202,6 +202,10 @@ class Drainer(SchedulerPlugin):
         others = self._members.workers(pool, Peer.parse(peer))
         return REFILL_LATER if any(other in self._drains for other in others) else REFILL_YES
 
+    def is_draining(self, address: str) -> bool:
+        """Whether a worker is being drained."""
+        return address in self._drains
+
     def progress(self, peer: Peer, pool: str) -> str:
         """What is left of a peer's drain, in one line; empty where none runs."""
         drains = map(self._drains.get, self._members.workers(pool, peer))
