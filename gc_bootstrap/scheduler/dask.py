@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from distributed import Scheduler
 
 logger = logging.getLogger(__name__)
+
+DrainPeer = Callable[[Peer, str, float], Awaitable[Mapping[str, Loss]]]
+"""Drains a peer's workers for a pool, until a deadline."""
 
 REGISTRATION_TIMEOUT = 1.0
 """Seconds from an agent's answer until its worker must be in the scheduler's worker table. The
@@ -289,33 +292,30 @@ class DaskDist(Dist):
 
     async def disconnect(self, peer: Peer) -> Outcome:
         assert self._drainer is not None, "start() comes first"
-        deadline = self._drainer.within(self.owner.options.drain.timeout)
-        return await self._let_go(
-            peer, await self._drainer.drain_peer(peer, self.owner.pool, deadline)
-        )
+        return await self._let_go(peer, self._drainer.drain_peer)
 
     async def release(self, peer: Peer, to: Claim | None = None) -> Outcome:
         assert self._drainer is not None, "start() comes first"
-        deadline = self._drainer.within(self.owner.options.drain.timeout)
         try:
-            drained = await self._drainer.release_peer(peer, self.owner.pool, deadline)
+            return await self._let_go(peer, self._drainer.release_peer, to)
         except CalledOffError as exc:
             return Outcome.refused(f"called off: {exc}", expected=True)
-        return await self._let_go(peer, drained, to)
 
-    async def _let_go(
-        self, peer: Peer, drained: Mapping[str, Loss], to: Claim | None = None
-    ) -> Outcome:
-        """Have the agent of a peer whose workers have been drained be idle."""
+    async def _let_go(self, peer: Peer, drain: DrainPeer, to: Claim | None = None) -> Outcome:
+        assert self._drainer is not None, "start() comes first"
+        assert self._members is not None, "start() comes first"
+        pool = self.owner.pool
+        deadline = self._drainer.within(self.owner.options.drain.timeout)
+        try:
+            drained = await drain(peer, pool, deadline)
+        except asyncio.CancelledError:
+            if not self._members.workers(pool, peer):
+                self._end(peer, to)  # it was too late
+            raise
         logger.info("%s is to end its workers", peer)
-        ending = self._ending[peer] = asyncio.create_task(
-            self._detach(peer, str(peer), to),
-            name=f"gc_bootstrap pool {self.owner.pool}: end {peer}",
-        )
-        ending.add_done_callback(lambda task: self._ended(peer, task))
         try:
             # It goes on where this is cancelled: the workers have been forgotten.
-            answer = await asyncio.shield(ending)
+            answer = await asyncio.shield(self._end(peer, to))
             if answer.status != 200:
                 refused = _refusal(answer)
                 if not drained:
@@ -329,6 +329,14 @@ class DaskDist(Dist):
         if losses:
             return Outcome("done", f"the time was over, lost {losses}")
         return Outcome.DONE
+
+    def _end(self, peer: Peer, to: Claim | None) -> asyncio.Task[Answer]:
+        """Have the agent of a drained peer end its workers."""
+        name = f"gc_bootstrap pool {self.owner.pool}: end {peer}"
+        ending = asyncio.create_task(self._detach(peer, str(peer), to), name=name)
+        self._ending[peer] = ending
+        ending.add_done_callback(lambda task: self._ended(peer, task))
+        return ending
 
     def _ended(self, peer: Peer, ending: asyncio.Task[Answer]) -> None:
         if self._ending.get(peer) is ending:
