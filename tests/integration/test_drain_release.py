@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Future
 
-from gc_bootstrap.agent.listen import Listen
-from gc_bootstrap.agent.run import AgentOptions, AgentServer
-from gc_bootstrap.peer import Outcome
+from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.scheduler.members import Members
 from tests.integration.clusters import (
     Cluster,
     Form,
@@ -28,7 +31,7 @@ from tests.integration.clusters import (
     takes_nothing,
     works_again,
 )
-from tests.integration.harness import options_of, until
+from tests.integration.harness import Processes, request, until
 from tests.integration.test_drain_needed import Stays, check, shuffling
 
 
@@ -100,27 +103,43 @@ async def test_what_runs_ends_there_and_what_has_not_begun_runs_elsewhere(
     assert set(ledger.runs.values()) == {1}
 
 
-async def test_workers_of_one_agent_go_together(form: Form, tmp_path: Path) -> None:
-    cluster = await form(1)
-    options = AgentOptions(
-        options_of("--nworkers", "2"), Listen.parse("127.0.0.1:0"), insecure=True
-    )
-    gate = tmp_path / "gate"
-    async with AgentServer(options) as agent:
-        cluster.agents.append(agent)
-        assert await cluster.dist.connect(agent.peer) == Outcome.DONE
-        first, second = agent.agent.status().workers
+@asynccontextmanager
+async def of_two_workers(cluster: Cluster, folder: Path) -> AsyncIterator[TwoWorkers]:
+    """A member whose first worker runs a task until there is a gate; the other one is released."""
+    gate = folder / "gate"
+    async with Processes(folder) as processes:
+        (peer,) = await processes.agents(1, "--insecure", "--nworkers", "2")
+        assert await cluster.dist.connect(peer) == Outcome.DONE
+        first, second = Members.of(cluster.scheduler).workers("default", peer)
         held = cluster.client.submit(_until_there, str(gate), workers=[first])
         state = cluster.scheduler.workers[first]
         await until(lambda: state.processing, "the task runs")
-        task = asyncio.create_task(release(cluster, 1))
+        task = asyncio.create_task(cluster.dist.release(peer))
         drains = Drainer.of(cluster.scheduler)._drains
         await until(lambda: second in drains and drains[second].empty, "the other one is ready")
-        assert second in cluster.scheduler.workers, "it waits for the first"
+        yield TwoWorkers(peer, first, second, gate, held, task)
         gate.touch()
-        assert await task == Outcome.DONE
-        assert agent.agent.state == "idle"
-        assert await held == str(gate)
+        await held
+
+
+@dataclass
+class TwoWorkers:
+    peer: Peer
+    first: str
+    second: str
+    gate: Path
+    held: Future[str]
+    task: asyncio.Task[Outcome]
+
+
+async def test_workers_of_one_agent_go_together(form: Form, tmp_path: Path) -> None:
+    cluster = await form(1)
+    async with of_two_workers(cluster, tmp_path) as it:
+        assert it.second in cluster.scheduler.workers, "it waits for the first"
+        it.gate.touch()
+        assert await it.task == Outcome.DONE
+        assert list(cluster.scheduler.workers) == [cluster.address(0)]
+        assert (await request(it.peer, "GET", "/readyz")) == (200, {"state": "idle"})
 
 
 def _until_there(gate: str) -> str:
@@ -254,27 +273,18 @@ async def test_what_is_left_at_the_deadline_calls_it_off_and_nothing_is_lost(
 
 
 async def test_an_agent_whose_workers_cannot_all_go_keeps_them_all(
-    form: Form, ledger: Ledger, hands: Hands, tmp_path: Path
+    form: Form, hands: Hands, tmp_path: Path
 ) -> None:
     cluster = await form_by(form, hands, 1)
-    options = AgentOptions(
-        options_of("--nworkers", "2"), Listen.parse("127.0.0.1:0"), insecure=True
-    )
-    gate = tmp_path / "gate"
-    async with AgentServer(options) as agent:
-        cluster.agents.append(agent)
-        assert await cluster.dist.connect(agent.peer) == Outcome.DONE
-        first, second = agent.agent.status().workers
-        held = cluster.client.submit(_until_there, str(gate), workers=[first])
-        state = cluster.scheduler.workers[first]
-        await until(lambda: state.processing, "the task runs")
-        task = asyncio.create_task(release(cluster, 1))
-        drains = Drainer.of(cluster.scheduler)._drains
-        await until(lambda: second in drains and drains[second].empty, "the other one is ready")
+    async with of_two_workers(cluster, tmp_path) as it:
         hands.now = 61.0
-        assert (await task).reason == "called off: 1 task had not finished in time"
-        assert {first, second} <= {ws.address for ws in cluster.scheduler.running}
-        gate.touch()
-        assert await held == str(gate)
-        there = await cluster.client.run(lambda: "there", workers=[first, second])
-        assert there == dict.fromkeys((first, second), "there")
+        assert (await it.task).reason == "called off: 1 task had not finished in time"
+        both = [it.first, it.second]
+        assert {*both} <= {ws.address for ws in cluster.scheduler.running}
+        it.gate.touch()
+        there = cluster.client.map(_there, range(4), workers=both, pure=False)
+        assert await cluster.client.gather(there) == list(range(4))
+
+
+def _there(number: int) -> int:
+    return number
