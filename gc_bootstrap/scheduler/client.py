@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gc_bootstrap.errors import DistError, os_reason
-from gc_bootstrap.peer import Peer
+from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.wire import names
 from gc_bootstrap.wire.messages import MAX_BODY, ErrorReply, WireError
 
@@ -47,6 +47,23 @@ class Answer:
             return ErrorReply.decode(self.body)
         except WireError as exc:
             raise DistError(f"is no gc_bootstrap agent: it answers HTTP {self.status}") from exc
+
+    @property
+    def outcome(self) -> Outcome:
+        """An answer that is not a success, as an outcome.
+
+        Raises
+        ------
+        DistError
+            To ask again makes no sense.
+        """
+        said = self.refusal
+        if self.status in (409, 503):
+            # 409: another scheduler holds it; 503: it is warming up, or draining.
+            holder = said.holder.holder if said.holder is not None else None
+            is_expected = self.status == 503
+            return Outcome.refused(said.error, expected=is_expected, soon=True, holder=holder)
+        raise DistError(said.error)
 
 
 class AgentClient:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,8 +18,8 @@ from gc_bootstrap.scheduler import surveys
 from gc_bootstrap.scheduler.claims import Claims
 from gc_bootstrap.scheduler.client import Answer
 from gc_bootstrap.scheduler.demand import Demand
-from gc_bootstrap.scheduler.drains import Drainer, cancel_and_wait
-from gc_bootstrap.scheduler.loss import Loss
+from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.scheduler.dropping import Drains, Dropping
 from gc_bootstrap.scheduler.members import Members
 from gc_bootstrap.scheduler.release import CalledOffError
 from gc_bootstrap.scheduler.signing import SignedClient, find_signer
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from distributed import Scheduler
 
 logger = logging.getLogger(__name__)
-
-DrainPeer = Callable[[Peer, str, float], Awaitable[Mapping[str, Loss]]]
-"""Drains a peer's workers for a pool, until a deadline."""
 
 REGISTRATION_TIMEOUT = 1.0
 """Seconds from an agent's answer until its worker must be in the scheduler's worker table. The
@@ -78,7 +75,7 @@ class DaskDist(Dist):
         self._stop_listening: list[Callable[[], None]] = []
         self._hint = asyncio.Event()
         self._names: dict[Peer, Peer] = {}
-        self._ending: dict[Peer, asyncio.Task[Answer]] = {}
+        self._dropping: Dropping | None = None
 
     def __repr__(self) -> str:
         return "dask"
@@ -127,6 +124,9 @@ class DaskDist(Dist):
         self._claims = Claims.of(self._scheduler)
         self._demand = Demand.of(self._scheduler)
         pool, options = self.owner.pool, self.owner.options
+        self._dropping = Dropping(
+            self._members, pool, lambda peer, to: self._detach(peer, str(peer), to)
+        )
         self._stop_listening = [
             self._members.on_loss(pool, self._hint.set),
             self._claims.open(pool, self._hint.set),
@@ -136,7 +136,8 @@ class DaskDist(Dist):
     async def close(self) -> None:
         while self._stop_listening:
             self._stop_listening.pop()()
-        await cancel_and_wait(self._ending.values())
+        if self._dropping is not None:
+            await self._dropping.close()
         if self._client is not None:
             await self._client.close()
 
@@ -152,7 +153,7 @@ class DaskDist(Dist):
         deadline = _now() + min(SURVEY_TIMEOUT, self.owner.options.connect.timeout)
         answer = await self._ask(peer, names.STATUS, None, deadline)
         if answer.status != 200:
-            return _refusal(answer)
+            return answer.outcome
         try:
             status = StatusReply.decode(answer.body)
         except messages.WireError as exc:
@@ -201,8 +202,8 @@ class DaskDist(Dist):
     async def _connect(self, peer: Peer, claim: AttachClaim | None = None) -> Outcome:
         owner = self.owner
         deadline = _now() + owner.options.connect.timeout
-        if (ending := self._ending.get(peer)) is not None:
-            await asyncio.wait([ending])  # else it would be found with workers that end
+        if self._dropping is not None:
+            await self._dropping.ended(peer)  # else it would be found with workers that end
         reply = await self._attach(peer, deadline, claim)
         if isinstance(reply, AttachReply) and not await self._registered(reply):
             # The scheduler has given these workers up, and they do not know it yet.
@@ -240,7 +241,7 @@ class DaskDist(Dist):
         )
         answer = await self._ask(peer, names.ATTACH, request, deadline)
         if answer.status != 200:
-            refused = _refusal(answer)
+            refused = answer.outcome
             is_expected = request.retired is not None and refused.holder is None
             return replace(refused, expected=True) if is_expected else refused
         try:
@@ -291,62 +292,26 @@ class DaskDist(Dist):
     # -- dropping --------------------------------------------------------------------------------
 
     async def disconnect(self, peer: Peer) -> Outcome:
-        assert self._drainer is not None, "start() comes first"
-        return await self._let_go(peer, self._drainer.drain_peer)
+        return await self._let_go(peer, self._drains.drain_peer)
 
     async def release(self, peer: Peer, to: Claim | None = None) -> Outcome:
-        assert self._drainer is not None, "start() comes first"
         try:
-            return await self._let_go(peer, self._drainer.release_peer, to)
+            return await self._let_go(peer, self._drains.release_peer, to)
         except CalledOffError as exc:
             return Outcome.refused(f"called off: {exc}", expected=True)
 
-    async def _let_go(self, peer: Peer, drain: DrainPeer, to: Claim | None = None) -> Outcome:
+    async def _let_go(self, peer: Peer, drain: Drains, to: Claim | None = None) -> Outcome:
+        assert self._dropping is not None, "start() comes first"
+        deadline = self._drains.within(self.owner.options.drain.timeout)
+        return await self._dropping.let_go(peer, drain, deadline, to)
+
+    @property
+    def _drains(self) -> Drainer:
         assert self._drainer is not None, "start() comes first"
-        assert self._members is not None, "start() comes first"
-        pool = self.owner.pool
-        deadline = self._drainer.within(self.owner.options.drain.timeout)
-        try:
-            drained = await drain(peer, pool, deadline)
-        except asyncio.CancelledError:
-            if not self._members.workers(pool, peer):
-                self._end(peer, to)  # it was too late
-            raise
-        logger.info("%s is to end its workers", peer)
-        try:
-            # It goes on where this is cancelled: the workers have been forgotten.
-            answer = await asyncio.shield(self._end(peer, to))
-            if answer.status != 200:
-                refused = _refusal(answer)
-                if not drained:
-                    return refused
-                logger.info("%s is drained; it answers: %s", peer, refused.reason)
-        except DistError as exc:
-            if not drained:
-                raise
-            logger.info("%s is drained; it could not be told: %s", peer, exc)
-        losses = "; ".join(f"{loss} at {address}" for address, loss in drained.items() if loss)
-        if losses:
-            return Outcome("done", f"the time was over, lost {losses}")
-        return Outcome.DONE
-
-    def _end(self, peer: Peer, to: Claim | None) -> asyncio.Task[Answer]:
-        """Have the agent of a drained peer end its workers."""
-        name = f"gc_bootstrap pool {self.owner.pool}: end {peer}"
-        ending = asyncio.create_task(self._detach(peer, str(peer), to), name=name)
-        self._ending[peer] = ending
-        ending.add_done_callback(lambda task: self._ended(peer, task))
-        return ending
-
-    def _ended(self, peer: Peer, ending: asyncio.Task[Answer]) -> None:
-        if self._ending.get(peer) is ending:
-            del self._ending[peer]
-        if not ending.cancelled() and ending.exception() is not None:
-            logger.debug("%s: %s", peer, ending.exception())
+        return self._drainer
 
     def progress(self, peer: Peer) -> str:
-        assert self._drainer is not None, "start() comes first"
-        return self._drainer.progress(peer, self.owner.pool)
+        return self._drains.progress(peer, self.owner.pool)
 
     async def abandon(self, peer: Peer) -> Outcome:
         """End a member's workers at once; no data is moved.
@@ -357,7 +322,7 @@ class DaskDist(Dist):
             As for :meth:`disconnect`.
         """
         answer = await self._detach(peer, str(peer), abandon=True)
-        return Outcome.DONE if answer.status == 200 else _refusal(answer)
+        return Outcome.DONE if answer.status == 200 else answer.outcome
 
     @asynccontextmanager
     async def opened_again(self) -> AsyncIterator[None]:
@@ -395,17 +360,6 @@ class DaskDist(Dist):
 def _now() -> float:
     """On the clock by which asyncio's timeouts run."""
     return asyncio.get_running_loop().time()
-
-
-def _refusal(answer: Answer) -> Outcome:
-    """An answer that is not a success, as an outcome or an error."""
-    said = answer.refusal
-    if answer.status in (409, 503):
-        # 409: another scheduler holds it; 503: it is warming up, or draining.
-        holder = said.holder.holder if said.holder is not None else None
-        is_expected = answer.status == 503
-        return Outcome.refused(said.error, expected=is_expected, soon=True, holder=holder)
-    raise DistError(said.error)
 
 
 def _parse(text: str) -> Peer:
