@@ -116,7 +116,7 @@ class Enactor:
         self._record.asked(len(plan.reread))
         for peer, wants in plan.claim.items():
             if peer not in self.connecting:
-                self._claim(peer, plan.stake or Stake(), wants)
+                self._claim(peer, plan.claims_with, wants)
         for peer in plan.cancel:
             self._cancel(peer)
         # All of them, unlike connects: who is being dropped must not be given others' data.

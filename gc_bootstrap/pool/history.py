@@ -223,8 +223,16 @@ def asked(history: History, count: int, now: float) -> History:
 
 
 def surveyed(history: History, peer: Peer, survey: Survey, now: float) -> History:
-    """Fold in what a peer has said of itself."""
-    return replace(history, surveys={**history.surveys, peer: Known(survey, now)})
+    """Fold in what a peer has said of itself.
+
+    Held by somebody, it is one that can be reached and is not to be attached now: failures before
+    say nothing of the next time. Not so of one that is free, which may yet fail to be attached.
+    """
+    attempts = history.attempts
+    if survey.holder is not None and peer in attempts:
+        attempts = {p: hold for p, hold in attempts.items() if p != peer or not hold.failures}
+    surveys = {**history.surveys, peer: Known(survey, now)}
+    return replace(history, surveys=surveys, attempts=attempts)
 
 
 def doubted(history: History, peer: Peer) -> History:

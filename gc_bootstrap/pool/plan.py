@@ -48,6 +48,8 @@ class Plan:
         Peers to ask what they can do, to match the work with it.
     claim
         Peers that others hold, and how many of its holder each is to say are wanted.
+    claims_with
+        What claims say the pool has: peers that are being connected count.
     release
         Members to let go because they are not needed, or are given away, and for whom.
     gives
@@ -70,6 +72,7 @@ class Plan:
     survey: tuple[Peer, ...] = ()
     reread: tuple[Peer, ...] = ()
     claim: Mapping[Peer, int] = field(default_factory=lambda: MappingProxyType({}))
+    claims_with: Stake = field(default_factory=Stake)
     release: Mapping[Peer, Claim | None] = field(default_factory=lambda: MappingProxyType({}))
     gives: frozenset[Peer] = frozenset()
     spare: frozenset[Peer] = frozenset()
@@ -170,6 +173,7 @@ def plan(
         survey=fit.survey,
         reread=fit.reread,
         claim=fit.claim,
+        claims_with=fit.claims_with,
         release=fit.release,
         gives=fit.gives,
         spare=fit.spare,

@@ -94,6 +94,7 @@ class Fit:
     survey: tuple[Peer, ...]
     reread: tuple[Peer, ...]
     claim: Mapping[Peer, int]
+    claims_with: Stake
     release: Mapping[Peer, Claim | None]
     gives: frozenset[Peer]
     cancel: tuple[Peer, ...]
@@ -144,13 +145,13 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
     reread = _reread(pool.ready, history, options, now, asked)
     # Whoever is asked for the first time may be just what is needed.
     waited_for = asked if room else {*asked, *reread} - history.surveys.keys()
-    # Those that may yet turn out to be free are not claimed.
-    left = room - len(found.unknown) - len(sizing.surveying - sizing.slow)
+    # Not before all have said whose they are: some may be free, and who holds most is not known.
+    asking = found.unknown or not sizing.surveying - sizing.slow <= history.surveys.keys()
     claim: dict[Peer, int] = {}
     again = found.stale_at if room else math.inf
-    if options.is_fair and left > 0 and found.holders:
-        own = Stake(stay + coming - len(sizing.claiming), options.share.weight, options.kept)
-        wants = _wants(own, left, pool, history)
+    own = Stake(stay + coming - len(sizing.claiming), options.share.weight, options.kept)
+    if options.is_fair and room and found.holders and not asking:
+        wants = _wants(own, room, pool, history, now)
         claim = _claims(wants, found, history, now)
         again = min(again, now + CLAIM_EVERY if wants else math.inf)
     reasons = _not_held_by_us(found, claim)
@@ -164,6 +165,7 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
         survey=tuple(survey),
         reread=tuple(reread),
         claim=claim,
+        claims_with=own,
         release=release,
         gives=gives,
         cancel=tuple(back),
@@ -326,8 +328,13 @@ def _reread(
     return list(islice(due, int(ASKS)))
 
 
-def _wants(own: Stake, missing: int, pool: Pool, history: History) -> dict[str, int]:
-    """How many peers to claim of each holder."""
+def _wants(own: Stake, missing: int, pool: Pool, history: History, now: float) -> dict[str, int]:
+    """How many peers to claim of each holder.
+
+    What is known of a holder may be nothing but that it holds something, or old. Where nobody would
+    give any by that, who was not asked for the longest time is asked all the same, now and then: it
+    gives by what is true, and its answer says what that is.
+    """
     peers = pool.others.union(pool.ready, pool.busy)
     newest: dict[str, Known] = {}
     counts: Counter[str] = Counter()
@@ -341,10 +348,15 @@ def _wants(own: Stake, missing: int, pool: Pool, history: History) -> dict[str, 
     holders = {}
     for name, known in newest.items():
         assert known.survey.holder is not None
-        stake = known.survey.holder.stake
-        # It may hold some that are not known here, and what it said may be old.
-        holders[name] = replace(stake, holds=max(stake.holds, counts[name]))
-    return share.claims(own, min(missing, counts.total()), holders)
+        # As counted: newer than what it has said, and what it has elsewhere is nothing to claim.
+        holders[name] = replace(known.survey.holder.stake, holds=counts[name])
+    wants = share.claims(own, missing, holders)
+    if not wants:
+        asked = {name: history.claimed.get(name, -math.inf) for name in holders}
+        longest = min(asked, key=lambda name: (asked[name], -counts[name], name), default=None)
+        if longest is not None and now - asked[longest] >= REREAD:
+            return {longest: 1}
+    return wants
 
 
 def _claims(

@@ -24,8 +24,10 @@ from gc_bootstrap.pool.history import (
     departed,
     observe,
     planned,
+    surveyed,
 )
 from gc_bootstrap.pool.plan import Plan, most_missing, plan
+from gc_bootstrap.stake import Holder, Stake, Survey
 
 A, B, C, D = (Peer("10.0.0.1", port) for port in (1, 2, 3, 4))
 KEEP = PoolOptions()
@@ -489,3 +491,10 @@ def test_a_refused_drop_is_forgotten_when_the_peer_stays_or_is_gone() -> None:
     assert observe(history, snap(), {A}, 0.1).departures.keys() == {A}
     assert observe(history, snap(A), {A}, 0.1).departures == {}
     assert observe(history, snap(A, leaving=[A]), set(), 0.1).departures == {}
+
+
+def test_failures_are_forgotten_of_a_peer_that_says_who_holds_it_and_not_of_a_free_one() -> None:
+    history = refused(History(), A, 0.0, times=9)
+    theirs = Holder("tcp://10.0.0.2:8786", "Scheduler-2", Stake(1))
+    assert surveyed(history, A, Survey(), 0.0).attempts[A].failures == 9
+    assert A not in surveyed(history, A, Survey(holder=theirs), 0.0).attempts
