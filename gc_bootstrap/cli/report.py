@@ -20,18 +20,21 @@ STATES = {
     "attaching": "cyan",
     "waiting": "cyan",
     "held": "red",
+    "spare": "dim",
     "leaving": "dim",
     "alias": "dim",
 }
 """What a peer can be, in the order in which it is shown, and its colour.
 
 ``draining`` is a member that is being let go, whoever asked for it; ``waiting`` has not been tried
-yet; ``held`` is left alone for a reason; ``leaving`` is about to go and no member; ``alias`` is
-another name of a member.
+yet; ``held`` is left alone for a reason; ``spare`` is not needed; ``leaving`` is about to go and no
+member; ``alias`` is another name of a member.
 """
 
 DRAINS = 5
 """Of the drains that have ended, how many are shown."""
+CLAIMS = 3
+"""Of the claims of other schedulers, how many are shown."""
 NAMED = 3
 """Of the peers that something is wrong with, how many ``--check`` names: it is one line."""
 RECENT = 600.0
@@ -75,9 +78,13 @@ def _row(pool: Pool, peer: str) -> Row:
         peer,
         _state(pool, peer),
         _workers(pool, peer),
-        pool["progress"].get(peer) or pool["held"].get(peer) or "",
+        pool["progress"].get(peer) or pool["held"].get(peer) or _why_released(pool, peer),
         labels_text(pool["labels"].get(peer, {})),
     )
+
+
+def _why_released(pool: Pool, peer: str) -> str:
+    return "is being released" if peer in pool["releasing"] else ""
 
 
 def _workers(pool: Pool, peer: str) -> str:
@@ -89,14 +96,16 @@ def _workers(pool: Pool, peer: str) -> str:
 
 def _state(pool: Pool, peer: str) -> str:
     if peer in pool["members"]:
-        drains = peer in pool["disconnecting"] or pool["progress"].get(peer)
-        return "draining" if drains else "member"
+        drains = any(peer in pool[key] for key in ("disconnecting", "releasing"))
+        return "draining" if drains or pool["progress"].get(peer) else "member"
     if peer in pool["connecting"]:
         return "attaching"
     if peer in pool["leaving"]:
         return "leaving"
     if peer in pool["same-as"]:
         return "alias"
+    if peer in pool["spare"]:
+        return "spare"
     return "held" if peer in pool["held"] else "waiting"
 
 
@@ -108,8 +117,34 @@ def summary(pool: Pool) -> str:
     often = "once" if every is None else f"every {every:g} s"
     perhaps = "" if pool["complete"] else " (perhaps more)"
     found = f"peers {len(pool['peers'])}{perhaps} by {pool['discovery']}"
-    members, refreshes = f"members {len(pool['members'])}", f"refreshes {pool['refreshes']}"
-    return ", ".join([members, *counts, found, f"{refreshes} ({often})"])
+    wanted = "" if pool["wanted"] is None else f" of {pool['wanted']} wanted"
+    members, refreshes = f"members {len(pool['members'])}{wanted}", f"refreshes {pool['refreshes']}"
+    return ", ".join([members, *counts, *_policy(pool), found, f"{refreshes} ({often})"])
+
+
+def _policy(pool: Pool) -> Iterator[str]:
+    """How many it is to hold and with whom it shares; nothing for one that takes all it finds."""
+    adapt, share = pool["adapt"], pool["share"]
+    if adapt is not None:
+        most = "" if adapt["maximum"] is None else f" to {adapt['maximum']}"
+        yield f"adapts {'' if most else 'from '}{adapt['minimum']}{most}"
+    if share["policy"] == "fair":
+        said = [f"weight {share['weight']:g}"] if share["weight"] != 1 else []
+        said += [f"{share['guaranteed']} guaranteed"] if share["guaranteed"] else []
+        yield "shares" + (f" ({', '.join(said)})" if said else "")
+    elif pool["wanted"] is not None:
+        yield "does not share"
+
+
+def claimed(pool: Pool) -> list[str]:
+    """Who claims some of its members, the neediest first, each in one line."""
+    needy = sorted(pool["claims"], key=lambda claim: (claim["holds"] + 1) / claim["weight"])
+    lines = [
+        f"claimed by scheduler {claim['scheduler-id']} at {claim['scheduler']}: holds"
+        f" {claim['holds']}, weight {claim['weight']:g}, wants {claim['wants']}"
+        for claim in needy[:CLAIMS]
+    ]
+    return lines + ([f"{len(needy) - CLAIMS} more claims"] if len(needy) > CLAIMS else [])
 
 
 def incomplete(pool: Pool) -> str:
@@ -161,7 +196,16 @@ def _incomplete(pool: Pool) -> Iterator[str]:
 
 
 def _missing(pool: Pool) -> Iterator[str]:
-    missing = [row for row in rows(pool) if row.state in ("attaching", "waiting", "held")]
+    """Peers that should be members and are not, for any reason but that others hold their share."""
+    wanted, stay = pool["wanted"], set(pool["members"]).difference(pool["releasing"])
+    if wanted is not None and len(stay) >= wanted:
+        return
+    others = pool["held-by"] if pool["share"]["policy"] == "fair" else {}
+    missing = [
+        row
+        for row in rows(pool)
+        if row.state in ("attaching", "waiting", "held") and row.peer not in others
+    ]
     if missing:
         named = [f"{r.peer} ({r.state}{': ' if r.reason else ''}{r.reason})" for r in missing]
         yield f"{len(missing)} of {len(pool['peers'])} peers are no members: {_some(named)}"

@@ -17,7 +17,7 @@ from rich.text import Text
 from gc_bootstrap.cli.ask import ask
 from gc_bootstrap.cli.common import console, errors_as_lines, show, table
 from gc_bootstrap.cli.params import Duration
-from gc_bootstrap.cli.report import STATES, drained, incomplete, rows, summary, troubles
+from gc_bootstrap.cli.report import STATES, claimed, drained, incomplete, rows, summary, troubles
 from gc_bootstrap.errors import ConfigError, GcBootstrapError, one_line, os_reason
 
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
@@ -119,6 +119,8 @@ def _print(status: Mapping[str, Any]) -> None:
         if found:
             headings = ["peer", "state", "workers or reason", "labels"]
             show(out, table(headings, found, whole=["peer", "state"]))
+        for line in claimed(pool):
+            out.print(Text(line, "cyan"), soft_wrap=True)
         for line, colour in drained(pool):
             out.print(Text(line, colour), soft_wrap=True)
 

@@ -98,4 +98,9 @@ def describe(
         claims=tuple(claims),
         releasing=tuple(sorted(enactor.releasing)),
         spare=tuple(sorted(plan.spare - members - connecting.keys())),
+        held_by={
+            peer: holder.scheduler
+            for peer, known in sorted(history.surveys.items())
+            if (holder := known.survey.holder) is not None and peer in peers and peer not in members
+        },
     )

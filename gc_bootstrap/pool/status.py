@@ -45,6 +45,8 @@ class PoolStatus:
         Members that are being released.
     spare
         Peers that are not needed.
+    held_by
+        Peers that another scheduler holds, and its address, in a pool of a size or that shares.
     """
 
     name: str
@@ -74,6 +76,7 @@ class PoolStatus:
     claims: tuple[Claim, ...] = ()
     releasing: tuple[Peer, ...] = ()
     spare: tuple[Peer, ...] = ()
+    held_by: dict[Peer, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -121,6 +124,7 @@ class PoolStatus:
             ],
             "releasing": [str(peer) for peer in self.releasing],
             "spare": [str(peer) for peer in self.spare],
+            "held-by": {str(peer): address for peer, address in self.held_by.items()},
         }
 
 

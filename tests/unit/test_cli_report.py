@@ -14,15 +14,18 @@ from gc_bootstrap.cli.report import (
     CHECKS,
     STATES,
     Row,
+    claimed,
     drained,
     incomplete,
     rows,
     summary,
     troubles,
 )
+from gc_bootstrap.config import AdaptOptions, ShareOptions
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.pool.status import PoolStatus
 from gc_bootstrap.scheduler.drained import Drained
+from gc_bootstrap.stake import Claim, Stake
 
 A, B, C, D, E, F, G = (Peer("10.0.0.5", port) for port in range(1, 8))
 
@@ -126,6 +129,69 @@ def test_the_summary_counts_by_state() -> None:
     assert summary(once) == "members 0, peers 0 (perhaps more) by static, refreshes 3 (once)"
 
 
+SIZED: dict[str, Any] = {
+    "peers": (A, B, C, D, E),
+    "members": (A, B),
+    "releasing": (B,),
+    "held": {B: "backing off", C: "held by scheduler tcp://b:8786", D: "not needed: 1 of 1 wanted"},
+    "spare": (D,),
+    "held_by": {C: "tcp://b:8786"},
+    "wanted": 1,
+    "share": ShareOptions("fair"),
+}
+
+
+def test_peers_that_are_not_needed_are_spare_and_releases_are_drains() -> None:
+    assert rows(pool(**SIZED)) == [
+        Row("10.0.0.5:1", "member"),
+        Row("10.0.0.5:2", "draining", reason="backing off"),
+        Row("10.0.0.5:5", "waiting"),
+        Row("10.0.0.5:3", "held", reason="held by scheduler tcp://b:8786"),
+        Row("10.0.0.5:4", "spare", reason="not needed: 1 of 1 wanted"),
+    ]
+    released = pool(**{**SIZED, "held": {}})
+    assert rows(released)[1] == Row("10.0.0.5:2", "draining", reason="is being released")
+    released = pool(**SIZED, progress={B: "2 tasks run"})
+    assert rows(released)[1] == Row("10.0.0.5:2", "draining", reason="2 tasks run")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"wanted": 4, "size": 4}, "members 1 of 4 wanted, does not share, peers 1 by static"),
+        ({"wanted": 3, "adapt": AdaptOptions(0, 6), "share": ShareOptions("fair")},
+         "members 1 of 3 wanted, adapts 0 to 6, shares, peers 1 by static"),
+        ({"wanted": 3, "adapt": AdaptOptions(2), "share": ShareOptions("fair", 2.5, 1)},
+         "members 1 of 3 wanted, adapts from 2, shares (weight 2.5, 1 guaranteed), peers 1"),
+        ({"share": ShareOptions("fair", guaranteed=2)},
+         "members 1, shares (2 guaranteed), peers 1"),
+        ({}, "members 1, peers 1 by static"),
+    ],
+)  # fmt: skip
+def test_the_summary_says_how_many_are_wanted_and_who_shares(
+    fields: dict[str, Any], said: str
+) -> None:
+    share = {"share": ShareOptions("keep"), **fields}
+    assert summary(pool(peers=(A,), members=(A,), **share)).startswith(said)
+
+
+def test_the_neediest_claims_are_told_in_a_few_lines() -> None:
+    def claim(name: str, holds: int, weight: float = 1.0) -> Claim:
+        return Claim(f"tcp://{name}:8786", f"Scheduler-{name}", "gpu", Stake(holds, weight), 3)
+
+    claims = (claim("d", 9), claim("a", 0), claim("b", 3, 2.0), claim("c", 2), claim("e", 9))
+    assert claimed(pool(claims=claims)) == [
+        "claimed by scheduler Scheduler-a at tcp://a:8786: holds 0, weight 1, wants 3",
+        "claimed by scheduler Scheduler-b at tcp://b:8786: holds 3, weight 2, wants 3",
+        "claimed by scheduler Scheduler-c at tcp://c:8786: holds 2, weight 1, wants 3",
+        "2 more claims",
+    ]
+    assert claimed(pool(claims=claims[:1])) == [
+        "claimed by scheduler Scheduler-d at tcp://d:8786: holds 9, weight 1, wants 3"
+    ]
+    assert claimed(pool()) == []
+
+
 def test_every_state_has_a_colour_that_rich_knows() -> None:
     console = Console(file=io.StringIO())
     for colour in STATES.values():
@@ -169,6 +235,31 @@ def test_what_is_not_well_is_said(fields: dict[str, Any], trouble: str) -> None:
         fields = {**fields, "same_as": {}}
     (line,) = told(**fields)
     assert line.startswith(f"pool default: {trouble}")
+
+
+def test_a_pool_that_has_what_it_wants_is_well_whatever_the_other_peers_are() -> None:
+    assert told(**{**WELL, **SIZED, "leaving": (), "same_as": {}}) == []
+
+
+@pytest.mark.parametrize("held", ["is not reachable: Connection refused", "other versions"])
+def test_a_pool_that_has_less_than_it_wants_is_not_well_where_a_peer_could_not_be_had(
+    held: str,
+) -> None:
+    dead = {**SIZED, "wanted": 2, "held": {**SIZED["held"], E: held}}
+    (line,) = told(**{**WELL, **dead, "leaving": (), "same_as": {}})
+    assert line == f"pool default: 1 of 5 peers are no members: 10.0.0.5:5 (held: {held})"
+
+
+def test_agents_of_other_schedulers_are_no_trouble_where_they_are_shared() -> None:
+    theirs = {**SIZED, "peers": (A, B, C), "wanted": 9, "leaving": (), "same_as": {}}
+    assert told(**theirs) == []
+    (line,) = told(**{**theirs, "share": ShareOptions("keep")})
+    assert "10.0.0.5:3 (held: held by scheduler tcp://b:8786)" in line
+
+
+def test_a_release_that_was_called_off_is_no_trouble() -> None:
+    off = replace(LOSS, state="called-off", lost="", release=True, why="no place for its data")
+    assert told(drains=(off,)) == []
 
 
 LOSS = Drained(A, "p", "tcp://a:1", ("agent",), "done", 5.3, 30.0, "2 results")
