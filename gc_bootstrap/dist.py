@@ -185,7 +185,11 @@ class Dist(Backend, ABC):
         return sorted(members)
 
     async def needed(
-        self, capacities: Mapping[Peer, Capacity], target_duration: float, maximum: int | None
+        self,
+        capacities: Mapping[Peer, Capacity],
+        target_duration: float,
+        maximum: int | None,
+        held: AbstractSet[Peer] = frozenset(),
     ) -> Needed:
         """How many peers the work needs that is there; see :class:`.AdaptOptions`.
 
@@ -197,6 +201,8 @@ class Dist(Backend, ABC):
             Seconds that the work should take.
         maximum
             How many peers the pool may hold; None is no limit.
+        held
+            Of those peers, the ones that another scheduler holds: they may be had some day.
 
         Raises
         ------

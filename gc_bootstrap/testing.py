@@ -182,7 +182,11 @@ class FakeDist(Dist):
         return [*idle, *(p for p in self.busy if p in members and p not in self.staying)]
 
     async def needed(
-        self, capacities: Mapping[Peer, Capacity], target_duration: float, maximum: int | None
+        self,
+        capacities: Mapping[Peer, Capacity],
+        target_duration: float,
+        maximum: int | None,
+        held: AbstractSet[Peer] = frozenset(),
     ) -> Needed:
         """Answer, or raise, what :attr:`work` says."""
         if isinstance(self.work, DistError):

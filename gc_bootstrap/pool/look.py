@@ -62,6 +62,7 @@ class Lookout:
         self._demand: Demand | None = None
         self._first: tuple[Peer, ...] = ()
         self._capacities: dict[Peer, Capacity] = {}
+        self._held: frozenset[Peer] = frozenset()
 
     async def look(self) -> Snapshot:
         """Ask the discovery. On an error the last answer serves, as one that proves no absence.
@@ -170,14 +171,17 @@ class Lookout:
     ) -> Demand:
         if self._demand is None:
             self._demand = Demand.held(len(members - going), adapt)
-        capacities = _capacities(history, members)
+        capacities, held = _capacities(history, members)
         # A plan that was made because a peer has answered need not look at the work as well.
         recent = self._clock() - self._demand.since < 0.9 * adapt.interval
-        if recent and not hinted and capacities.keys() == self._capacities.keys():
+        same = capacities.keys() == self._capacities.keys() and held == self._held
+        if recent and not hinted and same:
             return self._demand
         try:
             async with asyncio.timeout(LOOK_TIMEOUT) as deadline:
-                needed = await self._dist.needed(capacities, adapt.target_duration, adapt.maximum)
+                needed = await self._dist.needed(
+                    capacities, adapt.target_duration, adapt.maximum, held
+                )
             if not isinstance(needed, Needed):
                 raise TypeError(f"expected a Needed, got {type(needed).__name__}")
         except BaseException as exc:
@@ -185,7 +189,8 @@ class Lookout:
             return self._demand
         if self.errors.pop("demand", None):
             logger.info("Pool %s: how many peers are needed is known again", self._name)
-        self._capacities, self._first = capacities, tuple(needed.first)
+        self._capacities, self._held = capacities, held
+        self._first = tuple(needed.first)
         self._demand = looked(self._demand, needed.count, adapt, self._clock())
         return self._demand
 
@@ -211,14 +216,17 @@ class Lookout:
         self.say_error(source, f"{what}: {reason}", bug)
 
 
-def _capacities(history: History, members: Iterable[Peer]) -> dict[Peer, Capacity]:
-    """What those can do that are no members and may be had, those first that are nobody's."""
+def _capacities(
+    history: History, members: Iterable[Peer]
+) -> tuple[dict[Peer, Capacity], frozenset[Peer]]:
+    """What those can do that are no members and may be had; and which of them others hold."""
     members = frozenset(members)
-    free: dict[Peer, Capacity] = {}
-    others: dict[Peer, Capacity] = {}
+    capacities: dict[Peer, Capacity] = {}
+    held: set[Peer] = set()
     for peer, known in history.surveys.items():
         if peer in members or known.at == -math.inf:
             continue  # the latter has not answered when it was asked again
-        among = free if known.survey.holder is None else others
-        among[peer] = known.survey.capacity
-    return {**free, **others}
+        capacities[peer] = known.survey.capacity
+        if known.survey.holder is not None:
+            held.add(peer)
+    return capacities, frozenset(held)

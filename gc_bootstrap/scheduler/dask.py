@@ -168,10 +168,15 @@ class DaskDist(Dist):
     # -- how many there should be ----------------------------------------------------------------
 
     async def needed(
-        self, capacities: Mapping[Peer, Capacity], target_duration: float, maximum: int | None
+        self,
+        capacities: Mapping[Peer, Capacity],
+        target_duration: float,
+        maximum: int | None,
+        held: AbstractSet[Peer] = frozenset(),
     ) -> Needed:
         assert self._demand is not None, "start() comes first"
-        return await self._demand.needed(self.owner.pool, capacities, target_duration, maximum)
+        pool = self.owner.pool
+        return await self._demand.needed(pool, capacities, target_duration, maximum, held)
 
     async def order(self, members: AbstractSet[Peer]) -> Sequence[Peer]:
         assert self._demand is not None, "start() comes first"

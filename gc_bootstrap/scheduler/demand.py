@@ -18,7 +18,7 @@ from gc_bootstrap.dist import Needed
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import _dask, spare
-from gc_bootstrap.scheduler.sizing import Agent, Amount, Kind, Part, Shape, for_work
+from gc_bootstrap.scheduler.sizing import Agent, Amount, Kind, Part, Shape, for_work, told_apart
 from gc_bootstrap.scheduler.spare import Holding
 from gc_bootstrap.scheduler.work import Reader
 from gc_bootstrap.stake import Capacity
@@ -80,6 +80,7 @@ class _Pool:
     minimum: int
     wake: Callable[[], None]
     peers: Mapping[Peer, Capacity] = field(default_factory=dict)
+    held: AbstractSet[Peer] = frozenset()
     shapes: frozenset[Shape] = frozenset()
     target: float = AdaptOptions().target_duration
     maximum: int | None = None
@@ -148,6 +149,7 @@ class Demand(SchedulerPlugin):
         capacities: Mapping[Peer, Capacity],
         target_duration: float,
         maximum: int | None,
+        held: AbstractSet[Peer] = frozenset(),
     ) -> Needed:
         """How many agents a pool needs; see :meth:`.Dist.needed`.
 
@@ -157,7 +159,8 @@ class Demand(SchedulerPlugin):
             The pool has left.
         """
         pool = self._pools[name]
-        pool.peers, pool.target, pool.maximum = capacities, target_duration, maximum
+        pool.peers, pool.held = capacities, held
+        pool.target, pool.maximum = target_duration, maximum
         pool.asked = self._clock()
         waiting, begun = await self._work.take()
         agents, holdings = await self._workers.take()
@@ -212,8 +215,9 @@ def _size(
     holdings: Sequence[Holding],
 ) -> Needed:
     """How many agents one of several pools needs. May run in a thread: of many it takes long."""
-    parts = _parts(pools, adapting, begun, agents)
-    for_them = for_work(waiting, parts)
+    few = {name: told_apart(amounts) for name, amounts in begun.items()}
+    parts = _parts(pools, adapting, few, agents)
+    for_them = for_work(told_apart(waiting), parts)
     scarce = spare.for_memory(parts, holdings)
     counts = {name: max(it.count, scarce.get(name, 0)) for name, it in for_them.items()}
     stay = spare.kept(parts, holdings, counts)
@@ -231,7 +235,7 @@ def _parts(
 ) -> list[Part]:
     """Workers of other origin, and those of pools that are gone; then the pools."""
     names = {pool.name for pool in pools}
-    others = [agent for name, found in agents.items() if name not in names for agent in found]
+    strangers = [agent for name, found in agents.items() if name not in names for agent in found]
     theirs: dict[Kind, Amount] = {}
     for name, amounts in begun.items():
         if name not in names:
@@ -239,22 +243,24 @@ def _parts(
                 theirs[kind] = theirs.get(kind, Amount()).plus(amount)
     # Who does not adapt has no target of its own.
     target = min(pool.target for pool in adapting)
-    parts = [Part(members=others, begun=theirs, target=target)]
+    parts = [Part(members=strangers, begun=theirs, target=target)]
     for pool in pools:
         members = agents.get(pool.name, ())
         part = Part(pool.name, members=members, begun=begun.get(pool.name, {}), target=target)
         if pool in adapting:
             known = {agent.peer for agent in members}
-            peers = [
-                Agent(peer, Shape.of(capacity), frozenset([peer.host]))
+            others = {
+                peer: Agent(peer, Shape.of(capacity), frozenset([peer.host]))
                 for peer, capacity in pool.peers.items()
                 if peer not in known
-            ]
-            pool.shapes = frozenset(agent.shape for agent in (*members, *peers)) or pool.shapes
+            }
+            shapes = frozenset(agent.shape for agent in (*members, *others.values()))
+            pool.shapes = shapes or pool.shapes
             part = replace(
                 part,
                 adapts=True,
-                peers=peers,
+                peers=[agent for peer, agent in others.items() if peer not in pool.held],
+                claimable=[agent for peer, agent in others.items() if peer in pool.held],
                 shapes=pool.shapes,
                 minimum=pool.minimum,
                 maximum=pool.maximum,

@@ -24,6 +24,8 @@ EPSILON = 1e-5
 """Slots of work that takes no time: it needs an agent all the same."""
 ROUNDING = 1e-9
 """By how much sums of shares may be off."""
+KINDS = 500
+"""Kinds of tasks that are told apart; see :func:`told_apart`."""
 
 
 class Kind(NamedTuple):
@@ -128,7 +130,9 @@ class Part:
     members
         Those that it has, the ones that are being let go included.
     peers
-        Those that are no members and can be had.
+        Those that are no members and can be had now.
+    claimable
+        Those that others hold: they may be had some day.
     shapes
         Of the agents that it knew when it last knew any, for when it knows none.
     minimum, maximum
@@ -143,6 +147,7 @@ class Part:
     adapts: bool = False
     members: Sequence[Agent] = ()
     peers: Sequence[Agent] = ()
+    claimable: Sequence[Agent] = ()
     shapes: frozenset[Shape] = frozenset()
     minimum: int = 0
     maximum: int | None = None
@@ -152,6 +157,31 @@ class Part:
     def within(self, count: int) -> int:
         """So many, or the maximum."""
         return count if self.maximum is None else min(count, self.maximum)
+
+
+def told_apart(amounts: Mapping[Kind, Amount]) -> Mapping[Kind, Amount]:
+    """The same; of too many kinds, those that name places become one for each of the resources.
+
+    It names all their places. That asks for too few agents at most: their drains know better, which
+    go on working as long as they have tasks that nobody else can run.
+    """
+    if len(amounts) <= KINDS:
+        return amounts
+    found: dict[Kind, Amount] = {}
+    placed: dict[frozenset[tuple[str, float]], list[Kind]] = {}
+    for kind, amount in amounts.items():
+        if kind.is_placed:
+            placed.setdefault(kind.resources, []).append(kind)
+        else:
+            found[kind] = amount
+    for resources, kinds in placed.items():
+        workers = frozenset[str]().union(*(kind.workers for kind in kinds))
+        hosts = frozenset[str]().union(*(kind.hosts for kind in kinds))
+        total = Amount()
+        for kind in kinds:
+            total = total.plus(amounts[kind])
+        found[Kind(workers, hosts, resources)] = total
+    return found
 
 
 def for_work(work: Mapping[Kind, Amount], parts: Sequence[Part]) -> dict[str, Needed]:
@@ -194,7 +224,7 @@ def for_work(work: Mapping[Kind, Amount], parts: Sequence[Part]) -> dict[str, Ne
     return {fill.part.name: fill.needed() for fill in fills if fill.part.adapts}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Group:
     """Agents of one part that are alike."""
 
@@ -249,7 +279,9 @@ class _Fill:
         self._members.sort(key=lambda group: (group.shape.slots(ANYWHERE), repr(group.shape)))
         self._peers = _groups(part.peers) if part.adapts else []
         self._peers.sort(key=lambda group: (-group.shape.slots(ANYWHERE), repr(group.shape)))
-        self._groups = [*self._members, *self._peers]
+        self._now = [*self._members, *self._peers]
+        self._claimable = _groups(part.claimable) if part.adapts else []
+        self._groups = [*self._now, *self._claimable]
         self._shapes = {group.shape for group in self._groups} or part.shapes
         count = sum(len(group.agents) for group in self._groups)
         self._most = part.within(count) if part.adapts else count
@@ -266,16 +298,19 @@ class _Fill:
         return choice, len(kind.workers) + len(kind.hosts), repr(sorted(kind.resources, key=repr))
 
     def take(self, kind: Kind, amount: Amount) -> Amount:
-        """Take work, as much as there are agents for; return the rest."""
+        """Take work, as much as it can have agents for now; return the rest."""
         slots = amount.slots(self.part.target)
         if slots <= 0:
             return amount
         if kind.is_placed:
-            left = self._take_placed(kind, slots)
+            left = self._take_placed(kind, slots, self._now)
+            self._take_placed(kind, left, self._claimable)
+        elif self._is_bound(kind):
+            left = self._take_bound(kind, slots, self._now)
+            self._ask(kind, self._take_bound(kind, left, self._claimable))
         else:
-            left = (self._take_bound if self._is_bound(kind) else self._take_any)(kind, slots)
-            if left > 0:
-                self._ask(kind, left)
+            left = self._take_any(kind, slots)
+            self._ask(kind, left)
         return amount.times(left / slots)
 
     def try_one(self) -> None:
@@ -300,22 +335,20 @@ class _Fill:
         """How many more agents may be used."""
         return max(0.0, self._most - sum(group.busy for group in self._groups))
 
-    def _take_placed(self, kind: Kind, slots: float) -> float:
+    def _take_placed(self, kind: Kind, slots: float, groups: Sequence[_Group]) -> float:
         places = self._places_of_agents()
-        found = {at for place in kind.workers | kind.hosts for at in places.get(place, ())}
+        there = {at for place in kind.workers | kind.hosts for at in places.get(place, ())}
+        found = [(self._groups[at], number) for at, number in sorted(there)]
         # Those that are used anyway come first, then members, then peers.
-        for at, number in sorted(
-            found, key=lambda it: (it[1] not in self._groups[it[0]].named, it)
-        ):
-            group = self._groups[at]
+        for group, number in sorted(found, key=lambda it: it[1] not in it[0].named):
             each = group.shape.slots(kind)
-            is_new = number not in group.named
-            if slots <= 0 or not each or (is_new and self._room < 1):
-                continue
-            share = min(1.0 - group.named.get(number, 0.0), slots / each)
-            group.named[number] = group.named.get(number, 0.0) + share
-            group.use(share, bound=True)
-            slots = _minus(slots, share * each)
+            has_room = number in group.named or self._room >= 1
+            if slots > 0 and each and has_room and group in groups:
+                used = group.named.get(number, 0.0)
+                share = min(1.0 - used, slots / each)
+                group.named[number] = used + share
+                group.use(share, bound=True)
+                slots = _minus(slots, share * each)
         return slots
 
     def _places_of_agents(self) -> Mapping[str, list[tuple[int, int]]]:
@@ -323,13 +356,14 @@ class _Fill:
         if self._places is None:
             self._places = {}
             for at, group in enumerate(self._groups):
+                group.agents = [group.agents[number] for number in group.in_order()]
                 for number, agent in enumerate(group.agents):
                     for place in agent.hosts | agent.workers:
                         self._places.setdefault(place, []).append((at, number))
         return self._places
 
-    def _take_bound(self, kind: Kind, slots: float) -> float:
-        for group in self._groups:
+    def _take_bound(self, kind: Kind, slots: float, groups: Sequence[_Group]) -> float:
+        for group in groups:
             each = group.shape.slots(kind)
             if each and slots > 0:
                 most = min(len(group.agents), math.floor(group.busy + self._room + ROUNDING))
@@ -339,7 +373,7 @@ class _Fill:
         return slots
 
     def _take_any(self, kind: Kind, slots: float) -> float:
-        for group in self._groups:  # what is needed in any case
+        for group in self._now:  # what is needed in any case
             share = min(group.busy - group.used, slots / group.shape.slots(kind))
             group.use(share, bound=False)
             slots = _minus(slots, share * group.shape.slots(kind))
@@ -361,7 +395,9 @@ class _Fill:
         return slots
 
     def _ask(self, kind: Kind, slots: float) -> None:
-        """Ask for agents that do not exist, or that are more than it may have."""
+        """Ask for agents that do not exist, or that others hold, or that are too many."""
+        if slots <= 0:
+            return
         weights = dict.fromkeys(self._shapes, 0)
         for group in self._groups:
             weights[group.shape] += len(group.agents)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -19,16 +18,14 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState, WorkerState
 
-WINDOW = 10_000
+WINDOW = 5_000
 """Tasks that no worker can run: one look takes the newest so many, and as many of the others."""
-REACH = 50
+REACH = 100
 """Windows from either end that are looked at: as many tasks are passed over in 5 ms."""
 SAMPLE = 10_000
 """Tasks that workers have, of which one look is taken, all in all."""
 LEAST_SAMPLE = 10
 """Of each worker, at least."""
-KINDS = 500
-"""Kinds of tasks that are told apart; see :func:`_told_apart`."""
 SLICE = 500
 """Tasks that are looked at in one turn of the event loop; about 1 ms."""
 PER_WORKER = 10
@@ -80,7 +77,7 @@ class Reader:
                 self._processing(ws, sample, tasks, waiting, begun.setdefault(pool, {}))
                 if pace.passed(PER_WORKER + min(sample, len(ws.processing))):
                     await pace.turn()
-        return _told_apart(waiting), {pool: _told_apart(found) for pool, found in begun.items()}
+        return waiting, begun
 
     async def workers(self) -> tuple[dict[str, list[Agent]], list[Holding]]:
         """Who is there.
@@ -236,11 +233,14 @@ class _Tasks:
         if found is None:
             return ANYWHERE
         workers, hosts, resources = found
-        key = (frozenset(workers), frozenset(hosts), tuple(resources.items()))
-        if key not in self._kinds:
+        named = (frozenset(workers), frozenset(hosts)) if workers or hosts else None
+        key = (named, tuple(resources.items()))
+        kind = self._kinds.get(key)
+        if kind is None:
             places = frozenset(map(self._scheduler.coerce_hostname, hosts))
-            self._kinds[key] = Kind(key[0], places, frozenset(resources.items()))
-        return self._kinds[key]
+            kind = Kind(frozenset(workers), places, frozenset(resources.items()))
+            self._kinds[key] = kind
+        return kind
 
     def seconds(self, ts: TaskState) -> float:
         """How long a task takes, as far as it is known."""
@@ -273,26 +273,3 @@ class _Tally:
 def _add(into: Amounts, kind: Kind, amount: Amount) -> None:
     before = into.get(kind)
     into[kind] = amount if before is None else before.plus(amount)
-
-
-def _told_apart(amounts: Mapping[Kind, Amount]) -> Amounts:
-    """The same; of too many kinds, those that name places become one for each of the resources.
-
-    It names all their places. That asks for too few agents at most: their drains know better, which
-    go on working as long as they have tasks that nobody else can run.
-    """
-    if len(amounts) <= KINDS:
-        return dict(amounts)
-    found: Amounts = {}
-    placed: dict[frozenset[tuple[str, float]], list[Kind]] = {}
-    for kind, amount in amounts.items():
-        if kind.is_placed:
-            placed.setdefault(kind.resources, []).append(kind)
-        else:
-            found[kind] = amount
-    for resources, kinds in placed.items():
-        workers = frozenset[str]().union(*(kind.workers for kind in kinds))
-        hosts = frozenset[str]().union(*(kind.hosts for kind in kinds))
-        for kind in kinds:
-            _add(found, Kind(workers, hosts, resources), amounts[kind])
-    return found

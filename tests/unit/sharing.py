@@ -246,7 +246,11 @@ class SimulatedDist(Dist):
         return Outcome.DONE
 
     async def needed(
-        self, capacities: Mapping[Peer, Capacity], target_duration: float, maximum: int | None
+        self,
+        capacities: Mapping[Peer, Capacity],
+        target_duration: float,
+        maximum: int | None,
+        held: AbstractSet[Peer] = frozenset(),
     ) -> Needed:
         return Needed(self.wants(self.world.now))
 

@@ -335,19 +335,20 @@ async def test_peers_that_only_can_do_some_of_the_work_come_first() -> None:
 
 async def test_what_idle_peers_can_do_is_known_before_they_are_needed() -> None:
     class Curious(FakeDist):
-        seen: tuple[Peer, ...] = ()
+        seen: frozenset[Peer] = frozenset()
+        held: frozenset[Peer] = frozenset()
 
-        async def needed(self, capacities, target_duration, maximum):  # type: ignore[no-untyped-def]
-            self.seen = tuple(capacities)
-            return await super().needed(capacities, target_duration, maximum)
+        async def needed(self, capacities, target_duration, maximum, held=frozenset()):  # type: ignore[no-untyped-def]
+            self.seen, self.held = frozenset(capacities), held
+            return await super().needed(capacities, target_duration, maximum, held)
 
     dist = Curious()
     dist.behaviour[B] = DEAD
     dist.holders[A] = OTHER
     async with Clocked(dist, adapting(), A, B, C, D) as clocked:
         assert await clocked.look(0) == 0
-        assert set(dist.seen[:2]) == {C, D}, "those that are nobody's come first"
-        assert dist.seen[2:] == (A,)
+        assert dist.seen == {A, C, D}
+        assert dist.held == {A}
         asked = len(calls(dist, "survey"))
         await clocked.look()
         assert len(calls(dist, "survey")) <= asked + 1, "only who is due is asked again"

@@ -16,7 +16,7 @@ from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import work as reading
 from gc_bootstrap.scheduler.demand import Demand
 from gc_bootstrap.scheduler.sizing import ANYWHERE, Kind
-from gc_bootstrap.scheduler.work import KINDS, WINDOW, Reader
+from gc_bootstrap.scheduler.work import WINDOW, Reader
 from gc_bootstrap.stake import Capacity
 from tests.unit.helpers import eventually
 
@@ -95,16 +95,6 @@ async def test_a_worker_is_sampled_and_scaled_up(scheduler: Scheduler) -> None:
     assert begun[""][ANYWHERE].tasks == pytest.approx(4)
     assert waiting[ANYWHERE].tasks == pytest.approx(49_996)
     assert begun[""][ANYWHERE].seconds + waiting[ANYWHERE].seconds == pytest.approx(ws.occupancy)
-
-
-async def test_too_many_kinds_become_one_that_names_all_places(scheduler: Scheduler) -> None:
-    names = [f"tcp://10.0.0.1:{port}" for port in range(1, KINDS + 3)]
-    for name in names:
-        add_unrunnable(scheduler, 2, None)
-        next(reversed(scheduler.unrunnable)).worker_restrictions = {name}
-    found, _ = await Reader(scheduler).work()
-    assert found.keys() == {ANYWHERE, Kind(workers=frozenset(names))}
-    assert found[Kind(workers=frozenset(names))].tasks == len(names)
 
 
 async def test_a_look_gives_way_to_others(scheduler: Scheduler) -> None:

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from gc_bootstrap.dist import Needed
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.scheduler.sizing import ANYWHERE, Agent, Amount, Kind, Part, Shape, for_work
+from gc_bootstrap.scheduler.sizing import (
+    ANYWHERE,
+    KINDS,
+    Agent,
+    Amount,
+    Kind,
+    Part,
+    Shape,
+    for_work,
+    told_apart,
+)
 from gc_bootstrap.stake import Capacity
 
 CPU = Shape(nthreads=4)
@@ -158,6 +168,17 @@ def test_where_all_are_alike_nobody_comes_first() -> None:
     assert for_work({ON_GPU: tasks(2)}, [pool("gpu", [], agents(4, GPU))])["gpu"] == Needed(2)
 
 
+def test_what_others_hold_is_asked_for_and_the_work_goes_to_the_next_meanwhile() -> None:
+    cheap = pool("cheap", agents(1), claimable=agents(9, first=2))
+    dear = pool("dear", [], agents(9, host="b"))
+    assert counts({ANYWHERE: tasks(20)}, cheap, dear) == [5, 4]
+    mixed = pool("mixed", [], agents(3), claimable=agents(2, GPU, "b"))
+    found = for_work({ON_GPU: tasks(1)}, [mixed, pool("gpu", [], agents(2, GPU, "c"))])
+    assert found == {"mixed": Needed(1, first=(Peer("b", 1),)), "gpu": Needed(1)}
+    on_b = Kind(hosts=frozenset({"b"}))
+    assert for_work({on_b: tasks(1)}, [mixed])["mixed"] == Needed(1, first=(Peer("b", 1),))
+
+
 # -- places --------------------------------------------------------------------------------------
 
 
@@ -176,6 +197,14 @@ def test_work_for_a_worker_counts_for_its_member() -> None:
     assert found == Needed(2, first=(Peer("a", 2),))
     bound = there._replace(resources=ON_GPU.resources)
     assert for_work({bound: tasks(1)}, [pool("a", agents(3))])["a"] == Needed(0)
+
+
+def test_too_many_kinds_become_one_that_names_all_places() -> None:
+    names = [f"tcp://a:{port}" for port in range(1, KINDS + 2)]
+    work = {Kind(workers=frozenset([name])): tasks(2) for name in names} | {ON_GPU: tasks(3)}
+    found = told_apart(work)
+    assert found == {Kind(workers=frozenset(names)): tasks(2 * len(names)), ON_GPU: tasks(3)}
+    assert told_apart(found) == found
 
 
 # -- pools that start from zero ------------------------------------------------------------------
@@ -231,13 +260,14 @@ def part_lists(draw: st.DrawFn) -> list[Part]:
             )
             for n in range(1, draw(st.integers(1, 7)))
         ]
-        members = draw(st.integers(0, len(found)))
+        members, peers = sorted(draw(st.tuples(*[st.integers(0, len(found))] * 2)))
         parts.append(
             Part(
                 f"pool {number}",
                 draw(st.booleans()),
                 found[:members],
-                found[members:],
+                found[members:peers],
+                found[peers:],
                 maximum=draw(st.none() | st.integers(0, 8)),
                 target=draw(st.sampled_from([1.0, 5.0])),
                 begun=draw(works) if members else {},
@@ -248,7 +278,7 @@ def part_lists(draw: st.DrawFn) -> list[Part]:
 
 def able(part: Part, work: Mapping[Kind, Amount]) -> bool:
     """Whether a pool could run any of it, or might for all one knows."""
-    there = [*part.members, *part.peers]
+    there = [*part.members, *part.peers, *part.claimable]
     for kind, amount in work.items():
         if amount.tasks and not there and not kind.is_placed:
             return True
@@ -270,7 +300,8 @@ def test_a_pool_is_asked_within_its_maximum_and_only_for_what_it_can_run(
             needed = found[part.name]
             assert 0 <= needed.count <= (math.inf if part.maximum is None else part.maximum)
             assert len(needed.first) == len(set(needed.first)) <= needed.count
-            assert set(needed.first) <= {agent.peer for agent in (*part.members, *part.peers)}
+            known = (*part.members, *part.peers, *part.claimable)
+            assert set(needed.first) <= {agent.peer for agent in known}
             if needed.count:
                 assert able(part, work) or able(part, part.begun)
 
@@ -326,9 +357,11 @@ def test_it_settles(parts: list[Part], count: int) -> None:
             Part(
                 part.name, part.adapts, [*part.members, *joined],
                 [peer for peer in part.peers if peer not in joined],
+                part.claimable,
                 maximum=part.maximum, target=part.target, begun=part.begun,
             )
         )  # fmt: skip
-    alike = {agent.shape.slots(ANYWHERE) for p in parts for agent in (*p.members, *p.peers)}
+    there = [agent for p in parts for agent in (*p.members, *p.peers, *p.claimable)]
+    alike = {agent.shape.slots(ANYWHERE) for agent in there}
     if len(alike) == 1:
         assert for_work(work, after) == before
