@@ -1,9 +1,9 @@
-# %% [markdown]
-# # As many agents as the work needs
-#
-# Start some agents on this machine first, each in a terminal: `dask pool agent`. Or let the cluster
-# start them, as here: they end with it. Run this file as a notebook (Jupyter by jupytext, VS Code,
-# Spyder), or as a script.
+"""As many agents as the work needs, in a notebook.
+
+The cluster starts two agents on this machine, which end with it; without `agents=2` it finds those
+that run already (`dask pool agent`). Open this file as a notebook (VS Code, Spyder, Jupyter with
+jupytext), or run it as a script.
+"""
 
 # %%
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gc_bootstrap import PoolCluster
 cluster = PoolCluster("local", agents=2, dashboard_address=":0", name="notebook")
 cluster.adapt(0, 6)
 client = cluster.get_client()
-cluster
+cluster  # noqa: B018 - a notebook shows it
 
 # %% [markdown]
 # The work brings agents; when it is done they are let go, and anybody's.
