@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from distributed import Client
 
 from gc_bootstrap import backends
 from gc_bootstrap.config import read_pools
@@ -18,6 +20,7 @@ from gc_bootstrap.peer import Peer
 from gc_bootstrap.wire.keys import generate
 from tests.helm.chart import NEWEST, OLDEST, ROOT, Object, of_kind, pod_specs
 from tests.helm.pods import Machine
+from tests.integration.harness import until
 from tests.integration.knot import Knot
 from tests.kube import KubeApi, endpoint, endpoint_slice, kubeconfig, serving
 
@@ -84,6 +87,20 @@ def test_names_agree() -> None:
         if name == "dask-agents"
     }
     assert grace > 60
+
+
+def test_schedulers_that_share_are_the_scheduler_but_for_their_configuration() -> None:
+    one = of_kind(load("scheduler.yaml"), "Deployment")["dask-scheduler"]
+    two = of_kind(load("shared-pool.yaml"), "StatefulSet")["dask-schedulers"]
+    mounted = {"name": "config", "configMap": {"name": "dask-scheduler"}}
+    volumes = one["spec"]["template"]["spec"]["volumes"]
+    volumes[volumes.index(mounted)]["configMap"] = {"name": "dask-schedulers"}
+    assert one["spec"]["template"]["spec"] == two["spec"]["template"]["spec"]
+    text = of_kind(load("shared-pool.yaml"), "ConfigMap")["dask-schedulers"]["data"]["dask.yaml"]
+    pools, problems = read_pools(configured=yaml.safe_load(text)["gc-bootstrap"])
+    assert problems == []
+    assert pools["default"].is_fair
+    assert pools["default"].discovery == discovery(load("discovery-api.yaml"))
 
 
 def test_the_readme_explains_each_file() -> None:
@@ -153,3 +170,45 @@ async def test_srv_records_of_the_statefulset_form_the_pool(tmp_path: Path) -> N
             await knot.write("dask.svc.cluster.local", *records)
             await machine.start("dask-agents", "dask-scheduler")
             await _forms(machine)
+
+
+def work(_: int) -> None:
+    """For a moment, so that there is more to do than one agent can."""
+    time.sleep(0.2)
+
+
+async def test_two_schedulers_share_the_agents_as_their_work_needs(tmp_path: Path) -> None:
+    objects = [*load("agents.yaml", "discovery-api.yaml", "shared-pool.yaml"), KEYS]
+    api = KubeApi()
+    async with serving(api) as url:
+        config = await asyncio.to_thread(kubeconfig, tmp_path, url)
+        async with Machine(objects, tmp_path, KUBECONFIG=str(config)) as machine:
+            await machine.start("dask-agents", "dask-schedulers")
+            ready = [endpoint(p.host, p.name) for p, _ in machine.endpoints()["dask-agents"]]
+            made = endpoint_slice("dask-agents-1", ready, {"agent": 8791}, service="dask-agents")
+            api.apply("endpointslices", made)
+            first, second = (machine.scheduler(f"dask-schedulers-{n}") for n in range(2))
+
+            async def held() -> tuple[int, ...]:
+                return tuple([len(await s.workers()) for s in (first, second)])
+
+            async def hold(*numbers: tuple[int, int]) -> None:
+                async def check() -> bool:
+                    return await held() in numbers
+
+                await until(check, f"they hold one of {numbers}", 60)
+
+            async with (
+                Client(first.address, asynchronous=True) as alice,
+                Client(second.address, asynchronous=True) as bob,
+            ):
+                hers = alice.map(work, range(1000), pure=False)
+                await hold((3, 0))
+                his = bob.map(work, range(1000), pure=False)
+                await hold((2, 1), (1, 2))
+                await alice.cancel(hers)
+                del hers
+                await hold((0, 3))
+                await bob.cancel(his)
+                del his
+                await hold((0, 0))
