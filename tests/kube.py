@@ -162,18 +162,22 @@ class KubeApi(kmock.KubernetesScaffold):
     Attributes
     ----------
     answers
-        By ``list`` or ``watch``: what to answer next instead of the truth. A callable that takes
-        the request. The last one of a list stays where it is in :attr:`for_ever`.
+        By ``list``, ``watch`` or ``patch``: what to answer next instead of the truth. A callable
+        that takes the request. The last one of a list stays where it is in :attr:`for_ever`.
     served
         Collections that exist.
     asked
-        ``("list" | "watch", collection)`` in the order of the requests.
+        ``("list" | "watch" | "patch", collection)`` in the order of the requests.
     """
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.objects: dict[str, dict[str, Object]] = {name: {} for name in COLLECTIONS}
-        self.answers: dict[str, deque[Answer]] = {"list": deque(), "watch": deque()}
+        self.answers: dict[str, deque[Answer]] = {
+            "list": deque(),
+            "watch": deque(),
+            "patch": deque(),
+        }
         self.for_ever: dict[str, Answer] = {}
         self.served = set(COLLECTIONS)
         self.asked: list[tuple[str, str]] = []
@@ -227,8 +231,10 @@ class KubeApi(kmock.KubernetesScaffold):
     async def _handle(self, request: kmock.Request) -> web.StreamResponse:
         raw = request._raw_request
         assert raw is not None
-        collection = raw.path.rpartition("/")[2]
+        collection = raw.path.split(f"/namespaces/{request.namespace}/")[-1]
         verb = "watch" if raw.query.get("watch") else "list"
+        if raw.method == "PATCH":
+            verb = "patch"
         self.asked.append((verb, collection))
         self.tokens.append(raw.headers.get("Authorization"))
         answer = self.answers[verb].popleft() if self.answers[verb] else self.for_ever.get(verb)
@@ -238,6 +244,8 @@ class KubeApi(kmock.KubernetesScaffold):
                 answered = await answered
             if isinstance(answered, web.StreamResponse):
                 return answered
+        if verb == "patch":
+            return await self._patch(raw, *collection.split("/"))
         if collection not in self.served or request.namespace != NAMESPACE:
             return web.Response(status=404, text="404 page not found\n")
         if verb == "watch":
@@ -268,6 +276,20 @@ class KubeApi(kmock.KubernetesScaffold):
                 "items": found[:limit] or None,
             }
         )
+
+    async def _patch(
+        self, raw: web.BaseRequest, collection: str, name: str, part: str
+    ) -> web.Response:
+        """Annotations alone, by way of the status."""
+        assert (part, raw.content_type) == ("status", "application/merge-patch+json")
+        if name not in self.objects[collection]:
+            body = status(404, "NotFound", f'{collection} "{name}" not found')
+            return web.json_response(body, status=404)
+        obj = self.objects[collection][name]
+        given = json.loads(await raw.text())["metadata"]["annotations"]
+        annotations = {**obj["metadata"].get("annotations", {}), **given}
+        self.apply(collection, {**obj, "metadata": {**obj["metadata"], "annotations": annotations}})
+        return web.json_response(self.objects[collection][name])
 
     async def _watch(self, raw: web.BaseRequest, collection: str) -> web.StreamResponse:
         response = web.StreamResponse()

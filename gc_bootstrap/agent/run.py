@@ -13,6 +13,7 @@ from typing import Self
 from gc_bootstrap.agent import listen as listening
 from gc_bootstrap.agent._dask import wait_for_signals
 from gc_bootstrap.agent.core import DRAIN_TIMEOUT, LEASE_TIMEOUT, Agent
+from gc_bootstrap.agent.deletion_cost import DeletionCost, Pod
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import WorkerOptions
 from gc_bootstrap.agent.server import ControlServer
@@ -47,6 +48,8 @@ class AgentOptions:
         Seconds for moving data away after SIGTERM, and before a requested detach.
     lease_timeout
         Seconds that a scheduler may give no sign of life before the agent is free again.
+    pod
+        The agent's own pod, if its deletion cost is to be kept.
     """
 
     workers: WorkerOptions
@@ -55,6 +58,7 @@ class AgentOptions:
     insecure: bool = False
     drain_timeout: float = DRAIN_TIMEOUT
     lease_timeout: float = LEASE_TIMEOUT
+    pod: Pod | None = None
 
 
 class AgentServer:
@@ -88,6 +92,7 @@ class AgentServer:
         self._server: ControlServer | None = None
         self._registrar: registrations.Registrar | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._cost = DeletionCost(self.agent.life, options.pod) if options.pod else None
         self._peer: Peer | None = None
 
     @property
@@ -148,6 +153,8 @@ class AgentServer:
             sock.close()
             raise
         logger.info("Agent at %s is ready", self._peer)
+        if self._cost is not None:
+            self._cost.start()
 
     def _register(self, own_cookie: str | None) -> None:
         registrar = registrations.Registrar()
@@ -198,6 +205,8 @@ class AgentServer:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._cost is not None:
+            await self._cost.close()
         if self._registrar is not None:
             await asyncio.to_thread(self._registrar.close)
         await self.agent.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
 
@@ -102,6 +102,11 @@ class Life:
 
     def __init__(self) -> None:
         self.state = State.WARMING
+        self._told: list[Callable[[], object]] = []
+
+    def on_change(self, call: Callable[[], object]) -> None:
+        """Have something called after each change of the state."""
+        self._told.append(call)
 
     def tell(self, event: Event) -> None:
         """Say what has happened.
@@ -115,6 +120,8 @@ class Life:
         if following is None:
             raise RuntimeError(f"an agent that is {self.state.name}: {event.value}?")
         self.state = following
+        for call in self._told:
+            call()
 
     @property
     def leaves(self) -> bool:

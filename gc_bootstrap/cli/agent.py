@@ -21,6 +21,7 @@ from gc_bootstrap.agent._dask import (
     enable_proctitle_on_current,
     get_loop_factory,
 )
+from gc_bootstrap.agent.deletion_cost import Pod
 from gc_bootstrap.agent.listen import Listen
 from gc_bootstrap.agent.options import click_parameters, worker_options
 from gc_bootstrap.agent.run import AgentOptions, run
@@ -92,6 +93,14 @@ class _AgentCommand(click.Command):
     metavar="MODULES",
     help="Modules to import before any worker starts, separated by commas.",
 )
+@click.option(
+    "--pod-deletion-cost",
+    is_flag=True,
+    envvar="GC_BOOTSTRAP_POD_DELETION_COST",
+    help="In Kubernetes: have a scale-down of a Deployment take idle agents first, by an annotation"
+    " of the agent's own pod. Needs the right to patch pods/status, and POD_NAME and POD_NAMESPACE."
+    "  [env: GC_BOOTSTRAP_POD_DELETION_COST]",
+)
 @click.option("--insecure", is_flag=True, help="Let whoever reaches the agent run code here.")
 def command(
     listen: str | None,
@@ -100,6 +109,7 @@ def command(
     drain_timeout: float,
     lease_timeout: float,
     imports: Sequence[str],
+    pod_deletion_cost: bool,
     insecure: bool,
     pid_file: str,
     **worker: Any,
@@ -122,6 +132,7 @@ def command(
             insecure=insecure,
             drain_timeout=drain_timeout,
             lease_timeout=lease_timeout,
+            pod=Pod.find(os.environ, "--pod-deletion-cost") if pod_deletion_cost else None,
         )
         if pid_file:
             try:

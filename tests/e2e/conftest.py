@@ -11,12 +11,14 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import helm_python
 import pytest
 
 from tests.e2e.cluster import Cluster, namespace_in
 from tests.e2e.control_plane import PROGRAMS, ControlPlane, network
 from tests.e2e.kubelet import Kubelet
 from tests.e2e.relay import Relay
+from tests.e2e.release import Release
 from tests.integration.harness import Processes
 from tests.require import require
 
@@ -90,3 +92,13 @@ async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
     """Agents and schedulers outside of any pod."""
     async with Processes(tmp_path) as processes:
         yield processes
+
+
+@pytest.fixture
+async def release(cluster: Cluster, relay: Relay, tmp_path: Path) -> AsyncIterator[Release]:
+    """A release in a namespace that is held to the Pod Security Standard "restricted"."""
+    await cluster.restrict()
+    # By the relay: what Helm keeps open is closed with it.
+    config = cluster.config_of(tmp_path, port=relay.port)
+    with helm_python.Config(kubeconfig_path=str(config), namespace=cluster.namespace) as helm:
+        yield Release(cluster, helm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import sys
 from contextlib import suppress
@@ -39,6 +40,7 @@ class Kubelet:
         self._logs = logs
         # Not the test's own folder: a pod's TMPDIR is short, and sockets have to fit (108 bytes).
         self._temporary = TemporaryDirectory(prefix="pods")
+        self._numbers = itertools.count()
         self._deleted: dict[str, asyncio.Event] = {}
         self._pods: dict[str, Pod] = {}
         self._groups: dict[str, ProcessGroup] = {}
@@ -97,8 +99,11 @@ class Kubelet:
             "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
         }
         await self._cluster.admin.call("POST", self._cluster.path("pods", name, "binding"), binding)
-        folder = Path(self._temporary.name, str(len(self._deleted)))
-        pod = Pod(name, obj["metadata"]["labels"], obj["spec"], self._cluster.new_host(), folder)
+        folder = Path(self._temporary.name, str(next(self._numbers)))
+        pod = Pod(
+            *(name, obj["metadata"]["labels"], obj["spec"], self._cluster.new_host(), folder),
+            namespace=self._cluster.namespace,
+        )
         environ = await self._prepare(pod, uid)
         self._pods[name] = pod
         if obj["spec"]["restartPolicy"] == "Never":

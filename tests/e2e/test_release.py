@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,67 +13,16 @@ from distributed import Client, Future
 from distributed.core import rpc
 
 from gc_bootstrap.wire.names import STATUS_HANDLER
-from tests.e2e.cluster import MERGE, ApiRefusedError, Cluster, Object
+from tests.e2e.cluster import ApiRefusedError, Cluster, Object
 from tests.e2e.kubelet import Kubelet
-from tests.e2e.relay import Relay
+from tests.e2e.release import PATIENCE, POOL, RELEASE, SCHEDULER, Release
 from tests.helm.api import RESOURCES
 from tests.helm.chart import CHART, SETS, Values, render
 from tests.integration.harness import until
 
 pytestmark = pytest.mark.timeout(300)
 
-RELEASE = "dask-gc-bootstrap"
-POOL, SCHEDULER = f"{RELEASE}-default", f"{RELEASE}-scheduler"
 TASKS = 40
-PATIENCE = 150
-"""Seconds that pods may take to run: on a busy machine each of them starts processes."""
-
-
-class Release:
-    """Helm's own engine, and what has become of the release."""
-
-    def __init__(self, cluster: Cluster, helm: helm_python.Config) -> None:
-        self._cluster = cluster
-        self._helm = helm
-
-    async def install(self, values: Values) -> None:
-        """Install the chart."""
-        await asyncio.to_thread(self._helm.install, CHART, "dask", values)
-
-    async def upgrade(self, values: Values) -> None:
-        """Upgrade to these values."""
-        await asyncio.to_thread(self._helm.upgrade, CHART, "dask", values)
-
-    async def test(self) -> None:
-        """Compute on every pool."""
-        await asyncio.to_thread(self._helm.test, "dask", timeout=PATIENCE)
-
-    async def rollback(self, revision: int) -> None:
-        """Go back to an earlier revision."""
-        await asyncio.to_thread(self._helm.rollback, "dask", version=revision)
-
-    async def uninstall(self) -> None:
-        """Remove it."""
-        await asyncio.to_thread(self._helm.uninstall, "dask")
-
-    async def replicas(self) -> int:
-        """How many pods the pool is to have."""
-        return int((await self._cluster.get("deployments", POOL))["spec"]["replicas"])
-
-    async def scale(self, replicas: int, manager: str) -> None:
-        """Do as `kubectl scale` or an autoscaler."""
-        path = self._cluster.path("deployments", POOL, f"scale?fieldManager={manager}")
-        await self._cluster.admin.call("PATCH", path, {"spec": {"replicas": replicas}}, MERGE)
-
-
-@pytest.fixture
-async def release(cluster: Cluster, relay: Relay, tmp_path: Path) -> AsyncIterator[Release]:
-    """A release in a namespace that is held to the Pod Security Standard "restricted"."""
-    await cluster.restrict()
-    # By the relay: what Helm keeps open is closed with it.
-    config = cluster.config_of(tmp_path, port=relay.port)
-    with helm_python.Config(kubeconfig_path=str(config), namespace=cluster.namespace) as helm:
-        yield Release(cluster, helm)
 
 
 # -- admission -----------------------------------------------------------------------------------

@@ -192,6 +192,18 @@ SETS: dict[str, Values] = {
             "own": {"keda": {"enabled": True, "serverAddress": SERVER, "query": "vector(3)"}},
         },
     },
+    "idle-agents-first": {
+        "poolDefaults": {"podDeletionCost": True},
+        "networkPolicy": {"egress": {"restrict": True}},
+        "discovery": "dns",
+        "pools": {
+            "named": {
+                "serviceAccountName": "mine",
+                "env": [{"name": "POD_NAME", "value": "mine"}],
+            },
+            "stateful": {"kind": "StatefulSet", "podDeletionCost": False},
+        },
+    },
     "own-volumes": {
         "poolDefaults": {
             "workVolume": {

@@ -30,7 +30,7 @@ Object = dict[str, Any]
 
 @dataclass
 class Pod:
-    """One pod as a process."""
+    """One pod as a process; only a real cluster has a namespace for it."""
 
     name: str
     labels: Mapping[str, str]
@@ -38,6 +38,7 @@ class Pod:
     host: str
     folder: Path
     services: Mapping[str, str] = field(default_factory=dict)
+    namespace: str = ""
 
     @property
     def container(self) -> Object:
@@ -70,7 +71,13 @@ class Pod:
     def environ(self) -> dict[str, str]:
         """Of the container, with what every process needs."""
         path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
-        own = {env["name"]: self.here(env["value"]) for env in self.container["env"]}
+        fields = {"metadata.name": self.name, "metadata.namespace": self.namespace}
+        own = {
+            env["name"]: self.here(env["value"])
+            if "value" in env
+            else fields[env["valueFrom"]["fieldRef"]["fieldPath"]]
+            for env in self.container["env"]
+        }
         return {"PATH": path, **own}
 
     def port(self, name: str) -> int:
@@ -160,8 +167,10 @@ class Machine:
         found = {}
         for obj in self.objects:
             if obj["kind"] == "Service" and obj["spec"].get("clusterIP") == "None":
-                (port,) = obj["spec"]["ports"]
-                assert port["name"] == "agent"
+                port, *others = obj["spec"]["ports"]
+                if port["name"] != "agent":
+                    continue  # of schedulers
+                assert not others
                 pods = self.services()[obj["metadata"]["name"]]
                 found[obj["metadata"]["name"]] = [(p, p.port(port["targetPort"])) for p in pods]
         return found

@@ -53,6 +53,7 @@ BY_SCHEMA: list[tuple[Values, str, str]] = [
     (pools(keda={"maxReplicas": 0}), "/pools/default/keda/maxReplicas", "minimum"),
     (pools(keda={"serverAddress": "prometheus:9090"}), "/keda/serverAddress", "does not match"),
     (pools(keda={"metadata": {"a": 1}}), "/keda/metadata/a", "got number, want string"),
+    (pools(podDeletionCost="yes"), "/podDeletionCost", "got string, want boolean"),
     (pools(size="some"), "/pools/default/size", "'some' does not match pattern"),
     (pools(size=-1), "/pools/default/size", "minimum"),
     (pools(size=1.5), "/pools/default/size", "got number, want"),
@@ -183,6 +184,13 @@ BY_FAIL: list[tuple[Values, str]] = [
         (
             "pools.default: autoscaling.wanted scales by how many agents are wanted, and size: all"
             " wants whatever there is; set adapt"
+        ),
+    ),
+    (
+        pools(kind="StatefulSet", podDeletionCost=True),
+        (
+            "pools.default: podDeletionCost has no effect with kind: StatefulSet, which is scaled"
+            " down from its highest number; it needs kind: Deployment"
         ),
     ),
     (

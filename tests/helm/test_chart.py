@@ -225,9 +225,11 @@ def test_pods_keep_to_the_restricted_pod_security_standard(values: Values) -> No
         allowed = {"configMap", "emptyDir", "ephemeral", "secret"}
         assert all(volume.keys() & allowed for volume in spec["volumes"])
         assert spec["enableServiceLinks"] is False
-        # Only a scheduler that asks the API needs a token.
+        # Only a scheduler that asks the API, and agents that annotate their pods, need a token.
         asks = name.endswith("-scheduler") and values.get("discovery", "kubernetes") == "kubernetes"
-        assert spec["automountServiceAccountToken"] is asks
+        (container,) = spec["containers"]
+        annotates = "--pod-deletion-cost" in container["args"]
+        assert spec["automountServiceAccountToken"] is (asks or annotates)
 
 
 @ALL
@@ -249,21 +251,74 @@ def test_agents_hold_nothing_that_attaches_others_unless_it_is_a_cookie(values: 
             assert paths == {"public.pem" if role == "agent" else "private.pem"}
 
 
+READS = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"]}
+ANNOTATES = {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]}
+
+
 @ALL
-def test_every_role_lets_read_endpointslices_and_nothing_else(values: Values) -> None:
+def test_schedulers_may_read_endpointslices_and_nothing_else(values: Values) -> None:
     objects = render(values)
     assert not of_kind(objects, "ClusterRole", "ClusterRoleBinding")
-    roles = [o for o in objects if o["kind"] == "Role"]
-    for role in roles:
-        assert role["rules"] == [
-            {
-                "apiGroups": ["discovery.k8s.io"],
-                "resources": ["endpointslices"],
-                "verbs": ["list", "watch"],
-            }
-        ]
+    roles = of_kind(objects, "Role")
+    schedulers = [role for name, role in roles.items() if "-scheduler" in name]
+    for role in schedulers:
+        assert role["rules"] == [{**READS, "verbs": ["list", "watch"]}]
     if values.get("discovery", "kubernetes") != "kubernetes":
-        assert roles == []
+        assert schedulers == []
+
+
+@ALL
+def test_agents_may_do_nothing_unless_they_annotate_their_pods(values: Values) -> None:
+    objects = render(values)
+    roles = {n: o for n, o in of_kind(objects, "Role").items() if "-scheduler" not in n}
+    assert all(role["rules"] == [ANNOTATES] for role in roles.values())
+    bound = {
+        name: o["subjects"][0]["name"]
+        for name, o in of_kind(objects, "RoleBinding").items()
+        if name in roles
+    }
+    accounts = {
+        name: spec["serviceAccountName"]
+        for name, spec in pod_specs(objects).items()
+        if "--pod-deletion-cost" in spec["containers"][0]["args"]
+    }
+    assert bound == accounts
+    assert roles.keys() == accounts.keys()
+    if values is SETS["idle-agents-first"]:
+        own = "dask-gc-bootstrap-default"
+        assert accounts == {own: own, "dask-gc-bootstrap-named": "mine"}
+        (account,) = [name for name in of_kind(objects, "ServiceAccount") if name == own]
+        assert account not in ("mine", "default")
+    else:
+        assert accounts == {}
+
+
+def test_an_agent_that_annotates_its_pod_is_told_its_name_and_reaches_the_api() -> None:
+    objects = render(SETS["idle-agents-first"])
+    specs = pod_specs(objects)
+
+    def environ(pool: str) -> list[Any]:
+        (container,) = specs[f"dask-gc-bootstrap-{pool}"]["containers"]
+        return [e for e in container["env"] if e["name"].startswith("POD_")]
+
+    def field(name: str, path: str) -> Any:
+        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+    space = field("POD_NAMESPACE", "metadata.namespace")
+    assert environ("default") == [field("POD_NAME", "metadata.name"), space]
+    assert environ("named") == [space, {"name": "POD_NAME", "value": "mine"}]
+    assert environ("stateful") == []
+    policies = of_kind(objects, "NetworkPolicy")
+    ports = {
+        component: {
+            port["port"]
+            for rule in policies[f"dask-gc-bootstrap-{component}"]["spec"]["egress"]
+            for port in rule["ports"]
+        }
+        for component in ("agent", "scheduler")
+    }
+    assert ports["agent"] >= {443, 6443}
+    assert not ports["scheduler"] & {443, 6443}  # it asks DNS
 
 
 def test_probes_are_on_the_agents_own_endpoints() -> None:

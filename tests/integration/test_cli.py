@@ -180,6 +180,7 @@ async def test_peers_of_a_discovery_that_cannot_know_exits_with_1(runtime_dir: P
         (["--drain-timeout", "1e999s"], "'1e999s' is not a duration"),
         (["--lease-timeout", "0s"], "'0s' is not a duration"),
         (["--lease-timeout", "500ms"], "'500ms' is shorter than 1 s"),
+        (["--pod-deletion-cost"], "--pod-deletion-cost: POD_NAME is not set; expected an env"),
         (["--resources", "GPU"], "is not NAME=NUMBER"),
         (["--memory-limit", "lots"], "--memory-limit lots: is neither bytes such as 4GiB"),
         (["--interface", "nope0"], "--interface nope0: 'nope0' is not a valid network interface"),
@@ -201,6 +202,15 @@ async def test_a_bad_agent_option_is_said_and_exits_with_2(
     code, _, err = await run_cli("pool", "agent", *options)
     assert (code, expected in err) == (2, True), err
     assert "Traceback" not in err
+
+
+async def test_a_flag_of_the_environment_is_as_click_has_it() -> None:
+    name = "GC_BOOTSTRAP_POD_DELETION_COST"
+    for value, expected in (("true", "POD_NAME is not set"), ("maybe", "not a valid boolean")):
+        code, _, err = await run_cli("pool", "agent", environ={name: value})
+        assert (code, expected in err) == (2, True), err
+    _, out, _ = await run_cli("pool", "agent", "--help")
+    assert f"[env: {name}]" in " ".join(out.split())
 
 
 async def test_a_short_or_doubled_cookie_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Peers that the Kubernetes API names: EndpointSlices, Endpoints or Pods, listed and watched.
 
 Belongs here: asking the API, and reading its objects. Does not belong here: what a peer is used
-for, and writing anything to the API.
+for, and writing anything to the API. An agent that does (:mod:`gc_bootstrap.agent.own_pod`) has its
+credentials and errors from here.
 
 =================  =============================================================================
 ``options``        what a person may write, checked

@@ -106,7 +106,7 @@ class Api:
         except TimeoutError:
             raise ApiError(f"list {resource.name}: no answer within {LIST_TIMEOUT:g} s") from None
         except (aiohttp.ClientError, OSError) as exc:
-            raise ApiError(f"list {resource.name}: {_broken(exc)}") from exc
+            raise ApiError(f"list {resource.name}: {broken(exc)}") from exc
 
     @asynccontextmanager
     async def watch(
@@ -141,7 +141,7 @@ class Api:
         except TimeoutError:
             raise ApiError(f"watch {resource.name}: no answer within {WATCH_TIMEOUT:g} s") from None
         except (aiohttp.ClientError, OSError) as exc:
-            raise ApiError(f"watch {resource.name}: {_broken(exc)}") from exc
+            raise ApiError(f"watch {resource.name}: {broken(exc)}") from exc
 
     @asynccontextmanager
     async def _get(
@@ -184,28 +184,50 @@ class Api:
     ) -> aiohttp.ClientResponse:
         path = resource.path(str(self._access.namespace))
         given = {**resource.selection(self._options), **query}
-        url = f"{connection.server}{path}?{urlencode(given)}"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=DIAL_TIMEOUT, connect=DIAL_TIMEOUT)
-        try:
-            answer = await connection.client.request(
-                "GET", url, headers=dict(connection.headers), _request_timeout=timeout
-            )
-        except aiohttp.ClientConnectorCertificateError as exc:
-            raise ApiError(
-                f"{connection.server}: its certificate is not trusted: {exc.certificate_error}",
-                lasting=True,
-            ) from exc
-        except aiohttp.ServerTimeoutError as exc:
-            raise ApiError(
-                f"{connection.server} is not reachable: no connection within {DIAL_TIMEOUT:g} s"
-            ) from exc
-        except aiohttp.ClientSSLError as exc:
-            raise ApiError(f"{connection.server}: no TLS connection: {one_line(exc)}") from exc
-        except aiohttp.ClientConnectorError as exc:
-            raise ApiError(f"{connection.server} is not reachable: {os_reason(exc)}") from exc
-        except (aiohttp.InvalidURL, ValueError) as exc:
-            raise ApiError(f"{connection.server}: {one_line(exc)}", lasting=True) from exc
-        return answer.response  # type: ignore[no-any-return]
+        return await send(connection, "GET", f"{path}?{urlencode(given)}")
+
+
+async def send(
+    connection: Connection, method: str, path: str, body: Any = None, content: str | None = None
+) -> aiohttp.ClientResponse:
+    """Send one request; the answer, of which the headers have come.
+
+    Parameters
+    ----------
+    connection
+        Where to, and as whom.
+    method, path
+        The path with its query.
+    body, content
+        What is sent as JSON, and its type where that is another one.
+
+    Raises
+    ------
+    ApiError
+        The server could not be reached.
+    """
+    headers = dict(connection.headers) | ({} if content is None else {"Content-Type": content})
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=DIAL_TIMEOUT, connect=DIAL_TIMEOUT)
+    server = connection.server
+    try:
+        answer = await connection.client.request(
+            method, f"{server}{path}", headers=headers, body=body, _request_timeout=timeout
+        )
+    except aiohttp.ClientConnectorCertificateError as exc:
+        raise ApiError(
+            f"{server}: its certificate is not trusted: {exc.certificate_error}", lasting=True
+        ) from exc
+    except aiohttp.ServerTimeoutError as exc:
+        raise ApiError(
+            f"{server} is not reachable: no connection within {DIAL_TIMEOUT:g} s"
+        ) from exc
+    except aiohttp.ClientSSLError as exc:
+        raise ApiError(f"{server}: no TLS connection: {one_line(exc)}") from exc
+    except aiohttp.ClientConnectorError as exc:
+        raise ApiError(f"{server} is not reachable: {os_reason(exc)}") from exc
+    except (aiohttp.InvalidURL, ValueError) as exc:
+        raise ApiError(f"{server}: {one_line(exc)}", lasting=True) from exc
+    return answer.response  # type: ignore[no-any-return]
 
 
 async def _lines(response: aiohttp.ClientResponse, resource: Resource) -> AsyncGenerator[bytes]:
@@ -243,23 +265,40 @@ def failure(
     namespace: str,
     source: str,
 ) -> ApiError:
-    """What an answer other than 200, or an ERROR event, means.
+    """What an answer other than 200, or an ERROR event, of a list or a watch means.
+
+    Parameters
+    ----------
+    status, headers, body, source
+        As :func:`refusal`.
+    verb, resource, namespace
+        What was asked for.
+    """
+    what = f"{verb} {resource.name} in namespace {namespace}"
+    return refusal(status, headers, body, what=what, rule=resource.rule, source=source)
+
+
+def refusal(
+    status: int, headers: Mapping[str, str], body: bytes, *, what: str, rule: str, source: str
+) -> ApiError:
+    """What an answer means that is not what was asked for.
 
     Parameters
     ----------
     status, headers, body
         Of the answer; the body is a ``Status`` object where the API server itself answers.
-    verb, resource, namespace
-        What was asked for.
+    what
+        Was asked for.
+    rule
+        Of a Role that allows it.
     source
         Where the credentials are from.
     """
-    what = f"{verb} {resource.name} in namespace {namespace}"
     said, seconds = _read_status(body)
     if status == 401:
         return _RefusedError(
             f"{what}: 401 Unauthorized: the API server does not accept the {source};"
-            f" it has to be one whose Role has the rule {resource.rule}",
+            f" it has to be one whose Role has the rule {rule}",
             lasting=True,
         )
     if status == 403:
@@ -267,7 +306,7 @@ def failure(
         user = who[1] if who else f"the user of the {source}"
         return ApiError(
             f"{what}: 403 Forbidden for {user}; there is no Role or RoleBinding that gives it the"
-            f" rule {resource.rule}",
+            f" rule {rule}",
             lasting=True,
         )
     message = f"{what}: HTTP {status}{': ' if said else ''}{said}"
@@ -307,7 +346,7 @@ def _read_status(body: bytes) -> tuple[str, float | None]:
     return line, float(seconds) if isinstance(seconds, int) and seconds > 0 else None
 
 
-def _broken(exc: Exception) -> str:
+def broken(exc: Exception) -> str:
     """What went wrong with a connection that was there."""
     if isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
         return "the API server broke the connection off"

@@ -110,6 +110,7 @@ makes floats of all numbers: print them with int64. */}}
   {{- $full := printf "%s-%s" (include "gcb.fullname" $) $name -}}
   {{- include "gcb.checkName" (list $full $key) -}}
   {{- $_ := set $pool "fullname" $full -}}
+  {{- $_ := set $pool "serviceAccount" ($pool.serviceAccountName | default (ternary $full "" $pool.podDeletionCost)) -}}
   {{- include "gcb.checkPool" (list $ $key $pool) -}}
   {{- $drain := include "gcb.seconds" (list (printf "%s.drainTimeout" $key) $pool.drainTimeout) | int64 -}}
   {{- $grace := $pool.terminationGracePeriodSeconds | default (add $drain 15) | int64 -}}
@@ -126,6 +127,7 @@ makes floats of all numbers: print them with int64. */}}
 release that was made before (--reuse-values) are empty. */}}
 {{- define "gcb.completePool" -}}
 {{- $pool := index . 0 -}}{{- $given := index . 1 -}}
+{{- $_ := set $pool "podDeletionCost" ($pool.podDeletionCost | default false) -}}
 {{- $_ := set $pool "share" ($pool.share | default dict) -}}
 {{- $_ := set $pool "keda" ($pool.keda | default dict) -}}
 {{- $_ := set $pool.autoscaling "wanted" ($pool.autoscaling.wanted | default dict) -}}
@@ -155,6 +157,9 @@ release that was made before (--reuse-values) are empty. */}}
 {{- end -}}
 {{- if and $pool.volumeClaimTemplates (ne $pool.kind "StatefulSet") -}}
   {{- fail (printf "%s: volumeClaimTemplates need kind: StatefulSet" $key) -}}
+{{- end -}}
+{{- if and $pool.podDeletionCost (ne $pool.kind "Deployment") -}}
+  {{- fail (printf "%s: podDeletionCost has no effect with kind: %s, which is scaled down from its highest number; it needs kind: Deployment" $key $pool.kind) -}}
 {{- end -}}
 {{- include "gcb.checkSizes" (list $key $pool) -}}
 {{- include "gcb.checkScaler" . -}}

@@ -1,7 +1,8 @@
 {{/*
 The spec of every pod of the chart. Takes a dict: root; component; values (of the scheduler or of a
 pool); args; ports, probes (texts); config (a ConfigMap, or ""); half (of the key pair: "private",
-"public" or ""; where there is a cookie, all but "" get that); serviceAccount; token (whether it talks to the API); grace (seconds).
+"public" or ""; where there is a cookie, all but "" get that); serviceAccount; token (whether it talks to the API); knowsItself
+(whether it is told its pod's name); grace (seconds).
 */}}
 {{- define "gcb.pod" -}}
 {{- $root := .root -}}
@@ -109,11 +110,16 @@ volumes:
     {{- $_ := set $own (printf "DASK_DISTRIBUTED__COMM__TLS__%s__KEY" $role) "/etc/gc-bootstrap/tls/tls.key" -}}
   {{- end -}}
 {{- end -}}
+{{- $fields := ternary (dict "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace") dict (.knowsItself | default false) -}}
 {{- range .values.env -}}
   {{- $_ := unset $own .name -}}
+  {{- $_ := unset $fields .name -}}
 {{- end -}}
 {{- range $name, $value := $own }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- range $name, $path := $fields }}
+- {name: {{ $name }}, valueFrom: {fieldRef: {fieldPath: {{ $path }}}}}
 {{- end }}
 {{- with .values.env }}
 {{ toYaml . }}
