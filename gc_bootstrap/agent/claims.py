@@ -83,6 +83,7 @@ class Claims:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.count = 0
         self.holder: HolderReply | None = None
+        self._is_silent = False
         self._claimants: Claimants[_Claimant] = Claimants(clock)
         self._first: _Claimant | None = None
         self._relays: set[asyncio.Task[HolderReply | None]] = set()
@@ -149,6 +150,7 @@ class Claims:
     def over(self, security: Security | None, *, is_free: bool) -> None:
         """Nobody holds the agent any more: tell those who claim it, if it can be had."""
         self.holder = None
+        self._is_silent = False
         for task in self._relays:
             task.cancel()
         if is_free:
@@ -182,23 +184,27 @@ class Claims:
             async with asyncio.timeout(RELAY_TIMEOUT):
                 self.holder = await link.claim(call)
         except (OSError, TimeoutError) as exc:
-            logger.info("%s is not told of a claim: %s", link.address, one_line(exc))
+            level = logging.DEBUG if self._is_silent else logging.INFO  # claims come every second
+            logger.log(level, "%s is not told of a claim: %s", link.address, one_line(exc))
+            self._is_silent = True
             return None
+        self._is_silent = False
         return self.holder
 
     # -- who claims it ---------------------------------------------------------------------------
 
     async def _tell_all(self, security: Security | None) -> None:
         told: set[Key] = set()
-        tasks: list[asyncio.Task[bool]] = []
+        tasks: list[asyncio.Task[None]] = []
         loop = asyncio.get_running_loop()
         try:
             while (claimant := self._next(told)) is not None:
                 told.add(claimant.key)
                 until = loop.time() + APART
-                tasks.append(asyncio.create_task(_tell(claimant, security)))
-                await asyncio.wait(tasks[-1:], timeout=APART)
-                if tasks[-1].done() and tasks[-1].result():
+                heard: asyncio.Future[bool] = loop.create_future()
+                tasks.append(asyncio.create_task(_tell(claimant, security, heard)))
+                await asyncio.wait([heard], timeout=APART)
+                if heard.done() and heard.result():
                     await asyncio.sleep(until - loop.time())
         finally:
             for task in tasks:
@@ -212,16 +218,18 @@ class Claims:
         return next((claimant for key, claimant in current.items() if key not in told), None)
 
 
-async def _tell(claimant: _Claimant, security: Security | None) -> bool:
-    """Tell somebody that the agent is free; whether it has been understood."""
+async def _tell(
+    claimant: _Claimant, security: Security | None, heard: asyncio.Future[bool]
+) -> None:
+    """Tell somebody that the agent is free, and say as soon as it is known whether it was heard."""
     link: Link | None = None
     try:
         link = Link(claimant.scheduler, claimant.scheduler_id, security)
         async with asyncio.timeout(TELL_TIMEOUT):
-            return await link.free(claimant.peer, claimant.pool)
+            heard.set_result(await link.free(claimant.peer, claimant.pool))
     except (OSError, TimeoutError, WireError) as exc:
         logger.info("%s claims the agent, and is not told: %s", claimant.scheduler, one_line(exc))
-        return False
+        heard.set_result(False)
     finally:
         if link is not None:
             await link.close()

@@ -33,6 +33,8 @@ DIAL_TIMEOUT = 5.0
 """Seconds to connect."""
 CONNECT_PATIENCE = 0.5
 """Seconds that a connection may take that nobody waits for any more."""
+PATIENCE = 0.1
+"""Seconds for an answer, after which it is found out whether anybody is there to give it."""
 LOOKS = 5
 """How often a scheduler is asked for a sign of life within the time that it may be silent."""
 ANSWER_TIMEOUT = 10.0
@@ -73,9 +75,13 @@ class Link:
         self._rpc: Any = rpc(address, connection_args=self._arguments)
         self._clock = clock
         self._sleep = sleep
+        self._left: list[asyncio.Task[Any]] = []
 
     async def close(self) -> None:
         """Hang up. May be called more than once."""
+        for call in self._left:
+            call.cancel()
+        await asyncio.gather(*self._left, return_exceptions=True)
         await self._rpc.close_rpc()
 
     # -- is it there? ----------------------------------------------------------------------------
@@ -316,15 +322,18 @@ class Link:
         WireError
             The address is none.
         OSError
-            It is not there.
+            It is not there, which is known at once. What is under way ends with :meth:`close`.
         """
         location = self.check_address()
+        free = getattr(self._rpc, FREE_HANDLER)
+        content = FreeCall(self._scheduler_id, peer, pool).content()
+        call = asyncio.create_task(self._answered(free(free=content)))
+        self._left.append(call)
         try:
-            if location is not None:
-                await _dial(*location)  # one that is gone costs no time
-            free = getattr(self._rpc, FREE_HANDLER)
-            call = FreeCall(self._scheduler_id, peer, pool)
-            return await self._answered(free(free=call.content())) is True
+            await asyncio.wait([call], timeout=PATIENCE)
+            if location is not None and not call.done():
+                await _dial(*location)  # Dask tries again and again, where nobody is
+            return await asyncio.shield(call) is True
         except Exception as exc:
             raise OSError(one_line(exc)) from exc
 

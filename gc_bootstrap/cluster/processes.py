@@ -57,6 +57,7 @@ class Child(ProcessGroup):
         self.name = name
         self._packed = packed
         self._said: IO[bytes] | None = None
+        self._last_words = ""
 
     async def start(self) -> None:
         """Start it, and tell it what to do."""
@@ -97,7 +98,7 @@ class Child(ProcessGroup):
     def said(self) -> str:
         """What it has said; the end of it, where that is much."""
         if self._said is None:
-            return ""
+            return self._last_words
         size = os.fstat(self._said.fileno()).st_size
         kept = os.pread(self._said.fileno(), KEPT, max(0, size - KEPT))
         return kept.decode(errors="replace")
@@ -111,6 +112,10 @@ class Child(ProcessGroup):
         await super().stop()
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
+        if self._said is not None:
+            self._last_words = self.said
+            self._said.close()
+            self._said = None
 
 
 def scheduler_process(overrides: Mapping[str, Any], arguments: Mapping[str, Any]) -> Child:

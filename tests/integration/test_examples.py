@@ -33,7 +33,12 @@ async def _run(*command: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [["bash", "local/cluster.sh"], [sys.executable, "local/cluster.py"]]
+    "command",
+    [
+        ["bash", "local/cluster.sh"],
+        [sys.executable, "local/cluster.py"],
+        [sys.executable, "notebook/pool_cluster.py"],
+    ],
 )
 async def test_the_local_examples_form_a_cluster_and_compute(command: list[str]) -> None:
     assert "sum of squares: 285" in await _run(*command)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -28,6 +29,11 @@ from tests.integration.pool_clusters import agents_beside, pool_cluster
 
 def _inc(x: int) -> int:
     return x + 1
+
+
+def _slow(x: int) -> int:
+    time.sleep(0.05)
+    return x
 
 
 async def _holds(cluster: Any, count: int) -> None:
@@ -173,3 +179,66 @@ async def test_adaptivity_that_is_stopped_keeps_what_is_there() -> None:
         assert adaptive.stop() is None
         status = (await cluster.pool_status())["pools"][0]
         assert (status["size"], status["adapt"]) == (1, None)
+
+
+async def test_work_brings_agents_and_idleness_lets_them_go() -> None:
+    async with (
+        agent_here(),
+        agent_here(),
+        agent_here(),
+        pool_cluster(asynchronous=True, size=0) as cluster,
+        Client(cluster, asynchronous=True) as client,
+    ):
+        await cluster.adapt(0, 2, interval="50ms", wait_count=2)
+        futures = client.map(_slow, range(40), pure=False)
+        await _holds(cluster, 2)
+        assert await client.gather(futures) == list(range(40))
+        status = (await cluster.pool_status())["pools"][0]
+        assert len(status["members"]) <= 2, "never more than the maximum"
+        del futures
+        await _holds(cluster, 0)
+        assert await client.submit(_inc, 1) == 2, "and again"
+
+
+async def test_a_minimum_is_held_without_work_and_a_lower_maximum_lets_agents_go() -> None:
+    async with (
+        agent_here(),
+        agent_here(),
+        agent_here(),
+        pool_cluster(asynchronous=True, size=0) as cluster,
+        Client(cluster, asynchronous=True) as client,
+    ):
+        await cluster.adapt(3, 3, interval="50ms", wait_count=1)
+        await _holds(cluster, 3)
+        futures = client.map(_slow, range(100), pure=False)
+        await cluster.adapt(1, 1)
+        await _holds(cluster, 1)
+        assert await client.gather(futures) == list(range(100)), "nothing is lost"
+
+
+async def test_one_task_brings_one_agent() -> None:
+    with dask.config.set({"distributed.scheduler.default-task-durations": {"_slow": 1000}}):
+        async with (
+            agent_here(),
+            agent_here(),
+            pool_cluster(asynchronous=True, size=0) as cluster,
+            Client(cluster, asynchronous=True) as client,
+        ):
+            await cluster.adapt(0, 2, interval="50ms")
+            assert await client.submit(_slow, 1) == 1
+            counters = (await cluster.pool_status())["pools"][0]["counters"]
+            assert counters["attaches"] == 1
+
+
+async def test_after_adapt_a_number_holds_again() -> None:
+    async with (
+        agent_here(),
+        agent_here(),
+        pool_cluster(asynchronous=True, size=2) as cluster,
+        Client(cluster, asynchronous=True) as client,
+    ):
+        await _holds(cluster, 2)
+        await cluster.adapt(0, 2, interval="50ms", wait_count=1)
+        await _holds(cluster, 0)
+        await cluster.scale(2)
+        await client.wait_for_workers(2)

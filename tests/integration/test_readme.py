@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 import shutil
@@ -14,10 +15,11 @@ import pytest
 import yaml
 from distributed import Client
 
-from gc_bootstrap import Discovery, backends
+from gc_bootstrap import Discovery, PoolCluster, backends
 from gc_bootstrap.config import read_pools
 from tests.integration.harness import Processes, SchedulerProcess, free_port, run_cli, until
 from tests.integration.knot import Knot
+from tests.integration.pool_clusters import agents_beside
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -87,6 +89,31 @@ async def test_its_python_attaches_from_a_client(tmp_path: Path) -> None:
         process = await asyncio.create_subprocess_exec(sys.executable, str(script))
         assert await process.wait() == 0
         await SchedulerProcess(group, address).formed(agents)
+
+
+def test_its_notebook_has_a_cluster_that_computes() -> None:
+    (snippet,) = [block for block in _blocks("python") if "PoolCluster(" in block]
+    names: dict[str, Any] = {}
+    with agents_beside(1):
+        exec(snippet, names)
+        cluster = names["cluster"]
+        try:
+            assert names["client"].submit(sum, [1, 2]).result(30) == 3
+            assert cluster.pool_status()["pools"][0]["adapt"]["maximum"] == 6
+        finally:
+            names["client"].close()
+            cluster.close()
+
+
+def test_its_table_of_clusters_names_what_there_is() -> None:
+    (section,) = re.findall(r"^### From a notebook$(.*?)^### ", README, re.DOTALL | re.MULTILINE)
+    calls = re.findall(r"`PoolCluster(?:\.\w+)?\(.*?\)`", section)
+    assert len(calls) == 3
+    given = {keyword for call in calls for keyword in re.findall(r"(\w+)=", call)}
+    assert given == {"agents", "host", "cookie_file", "scheduler"}
+    assert given < inspect.signature(PoolCluster).parameters.keys()
+    for method in re.findall(r"`cluster\.(\w+)\(", section):
+        assert callable(getattr(PoolCluster, method))
 
 
 async def test_its_dns_names_find_agents(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from distributed.security import Security
 from gc_bootstrap.dist import Owner
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.scheduler.dask import DaskDist
-from tests.integration.harness import COOKIE, agent_here, request, scheduler_here
+from gc_bootstrap.stake import Holder, Stake
+from tests.integration.harness import COOKIE, agent_here, request, scheduler_here, until
 
 
 class Certificates:
@@ -119,3 +120,27 @@ async def test_tls_on_one_side_only_is_said(certificates: Certificates) -> None:
             with pytest.raises(DistError, match="TLS"):
                 await dist.connect(agent.peer)
             await dist.close()
+
+
+async def test_claims_and_what_has_become_free_are_told_over_tls(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        scheduler_here(host="tls://127.0.0.1", security=certificates.security) as first,
+        scheduler_here(host="tls://127.0.0.1", security=certificates.security) as second,
+        agent_here(*certificates.options) as agent,
+    ):
+        ours, theirs = (DaskDist.for_scheduler(Owner(scheduler)) for scheduler in (first, second))
+        for dist in (ours, theirs):
+            await dist.start()
+        assert await ours.connect(agent.peer)
+        ours.tell(Stake(1))
+        outcome = await theirs.claim(agent.peer, Stake(), 1)
+        assert outcome.holder == Holder(first.address, first.id, Stake(1))
+        (claim,) = ours.claims()
+        assert claim.scheduler.startswith("tls://")
+        assert await ours.abandon(agent.peer)
+        assert await until(theirs.freed, "it is told") == {agent.peer}
+        for dist in (ours, theirs):
+            await dist.close()
+    assert "handshake" not in caplog.text

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gc_bootstrap.wire import messages, versions
+from gc_bootstrap.wire import messages
 from gc_bootstrap.wire.messages import (
     AttachClaim,
     AttachReply,
@@ -367,37 +367,3 @@ def test_an_answer_whose_texts_would_spoil_a_log_line_is_no_agents(text: str) ->
     for field in ("scheduler_id", "peer", "pool"):
         with pytest.raises(WireError, match="the answer is not an agent's"):
             AttachReply.decode(body(REPLY | {field: text}))
-
-
-# -- versions --------------------------------------------------------------------------------------
-
-
-def test_the_versions_of_one_environment_match() -> None:
-    assert versions.mismatch(versions.installed(), versions.installed()) is None
-
-
-@pytest.mark.parametrize(
-    ("mine", "theirs", "differ"),
-    [
-        ({"python": "3.11.7"}, {"python": "3.11.9"}, None),
-        (
-            {"python": "3.11.7"},
-            {"python": "3.12.7"},
-            "Python 3.11 at the agent and 3.12 at the scheduler",
-        ),
-        (
-            {"python": "3.1.7", "distributed": "8"},
-            {"python": "3.11.7", "distributed": "9"},
-            (
-                "Python 3.1 at the agent and 3.11 at the scheduler;"
-                " distributed 8 at the agent and 9 at the scheduler"
-            ),
-        ),
-        ({}, {"python": "3.12.7", "distributed": "1"}, None),
-        ({"python": "3.11.7"}, {}, None),
-    ],
-)
-def test_pythons_minor_and_the_whole_of_distributed_are_compared(
-    mine: dict[str, str], theirs: dict[str, str], differ: str | None
-) -> None:
-    assert versions.mismatch(mine, theirs) == differ
