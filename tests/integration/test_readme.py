@@ -108,7 +108,7 @@ def test_its_notebook_has_a_cluster_that_computes() -> None:
 def test_its_table_of_clusters_names_what_there_is() -> None:
     (section,) = re.findall(r"^### From a notebook$(.*?)^### ", README, re.DOTALL | re.MULTILINE)
     calls = re.findall(r"`PoolCluster(?:\.\w+)?\(.*?\)`", section)
-    assert len(calls) == 3
+    assert len(calls) == 4
     given = {keyword for call in calls for keyword in re.findall(r"(\w+)=", call)}
     assert given == {"agents", "host", "cookie_file", "scheduler"}
     assert given < inspect.signature(PoolCluster).parameters.keys()
@@ -156,7 +156,7 @@ def test_its_dns_options_are_accepted() -> None:
 
 
 def test_its_configuration_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = [block for block in _blocks("yaml") if block.startswith("gc-bootstrap:")]
+    sharing, block = [block for block in _blocks("yaml") if block.startswith("gc-bootstrap:")]
     (snippet,) = [block for block in _blocks("python") if "from_database" in block]
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "__init__.py").touch()
@@ -165,6 +165,10 @@ def test_its_configuration_is_accepted(tmp_path: Path, monkeypatch: pytest.Monke
     pools, problems = read_pools(configured=yaml.safe_load(block)["gc-bootstrap"])
     assert problems == []
     assert pools.keys() == {"default", "gpu"}
+    shared, problems = read_pools(configured=yaml.safe_load(sharing)["gc-bootstrap"])
+    assert problems == []
+    assert shared["default"].is_fair
+    assert (shared["default"].kept, shared["default"].share.weight) == (1, 2)
     made: list[Any] = [backends.load("discovery", pool.discovery, "x") for pool in pools.values()]
     assert isinstance(made[0], Discovery)
     assert made[1].__name__ == "from_database"
