@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gc_bootstrap.pool import Hold as Hold
     from gc_bootstrap.pool import Plan as Plan
     from gc_bootstrap.pool import Pool as Pool
+    from gc_bootstrap.pool import PoolNumbers as PoolNumbers
     from gc_bootstrap.pool import PoolStatus as PoolStatus
     from gc_bootstrap.scheduler.plugin import BootstrapPlugin as BootstrapPlugin
     from gc_bootstrap.stake import Capacity as Capacity
@@ -69,6 +70,7 @@ _HOME = {
     "PoolAdaptive": "cluster.adaptive",
     "PoolCluster": "cluster.pool_cluster",
     "PoolOptions": "config",
+    "PoolNumbers": "pool",
     "PoolStatus": "pool",
     "ReconnectOptions": "config",
     "RemovalOptions": "config",

@@ -8,6 +8,6 @@ here: anything of Dask's; a pool also runs outside of any scheduler.
 from gc_bootstrap.pool.history import Hold
 from gc_bootstrap.pool.loop import Pool
 from gc_bootstrap.pool.plan import Plan
-from gc_bootstrap.pool.status import PoolStatus
+from gc_bootstrap.pool.status import PoolNumbers, PoolStatus
 
-__all__ = ["Hold", "Plan", "Pool", "PoolStatus"]
+__all__ = ["Hold", "Plan", "Pool", "PoolNumbers", "PoolStatus"]

@@ -27,7 +27,7 @@ from gc_bootstrap.pool.plan import Plan
 from gc_bootstrap.pool.record import Record
 from gc_bootstrap.pool.refresh import Refresher
 from gc_bootstrap.pool.resize import resized
-from gc_bootstrap.pool.status import PoolStatus
+from gc_bootstrap.pool.status import PoolNumbers, PoolStatus
 from gc_bootstrap.pool.supervise import Supervisor, ends_task, reason_of
 
 logger = logging.getLogger(__name__)
@@ -107,6 +107,18 @@ class Pool:
     def options(self) -> PoolOptions:
         """The policy as it is now; see :meth:`resize`."""
         return self._refresher.options
+
+    @property
+    def numbers(self) -> PoolNumbers:
+        """How many of what there are, by the last look."""
+        snapshot, members = self._lookout.snapshot, self._refresher.members
+        target, peers = self._refresher.target, None if snapshot is None else len(snapshot.peers)
+        return PoolNumbers(
+            wanted=peers if target is None or target.wanted is None else target.wanted,
+            members=None if members is None else len(members),
+            peers=peers,
+            claimed=sum(claim.wants for claim in self.dist.claims()),
+        )
 
     @property
     def _refreshes(self) -> int:

@@ -41,6 +41,8 @@ class Refresher:
         The last one.
     target
         What the pool should hold by it; None where it simply takes every peer.
+    members
+        Who was a member at the last one; None before the first.
     looks
         How many passes there have been that asked the discovery.
     active
@@ -61,6 +63,7 @@ class Refresher:
         self.options = options
         self.plan = Plan()
         self.target: Target | None = None
+        self.members: frozenset[Peer] | None = None
         self.looks = 0
         self.active = True
         self.work_hinted = True
@@ -115,7 +118,7 @@ class Refresher:
                 sizing,
             )
             self._record.planned(self.plan, plan)
-            self.plan = plan
+            self.plan, self.members = plan, members
             self.looks += look
             self._dist.tell(plan.stake or Stake(len(members), keeps=len(members)))
             await asyncio.sleep(0)

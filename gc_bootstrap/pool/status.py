@@ -11,6 +11,28 @@ from gc_bootstrap.stake import Claim
 
 
 @dataclass(frozen=True, slots=True)
+class PoolNumbers:
+    """How many of what a pool has, by its last look; None where it is not known yet.
+
+    Parameters
+    ----------
+    wanted
+        Peers that it would hold, were there so many: all that are found, where it takes all.
+    members
+        Peers that it holds.
+    peers
+        Peers that the discovery names.
+    claimed
+        Peers that others have claimed lately.
+    """
+
+    wanted: int | None
+    members: int | None
+    peers: int | None
+    claimed: int
+
+
+@dataclass(frozen=True, slots=True)
 class PoolStatus:
     """What a pool knows; see :meth:`Pool.status`.
 

@@ -30,6 +30,7 @@ _SCHEDULER = "distributed.scheduler:Scheduler"
 _WORKER = "distributed.scheduler:WorkerState"
 _TASK = "distributed.scheduler:TaskState"
 _PREFIX = "distributed.scheduler:TaskPrefix"
+_PAGE = "distributed.http.scheduler.prometheus.core:PrometheusHandler"
 _MANAGER = "distributed.active_memory_manager:ActiveMemoryManagerExtension"
 _SHUFFLES = "distributed.shuffle._scheduler_plugin:ShuffleSchedulerPlugin"
 _SHUFFLE = "distributed.shuffle._core:SchedulerShuffleState"
@@ -62,6 +63,7 @@ NEEDS = (
     (_MANAGER, "running", "2021.11.2", "drains use the memory manager that is there"),
     (_MANAGER, "policies", "2022.1.0", "drains end their part in moving data"),
     (_MANAGER, "pending", "2022.1.0", "drains that run together ask once for the same data"),
+    (_PAGE, "_collectors", "2021.4.1", "metrics: each scheduler shows its own pools"),
     ("distributed.core", "Status", "2.11.0", "drains take a worker off work"),
     ("distributed.core:Status", "dont_reply", "2.23.0", "a scheduler that closes ends drains"),
 )
@@ -119,6 +121,17 @@ def add_stream_handler(scheduler: Scheduler, op: str, handler: Callable[..., Non
 def is_closing(scheduler: Scheduler) -> bool:
     """Whether the scheduler is at its end."""
     return scheduler.status in (Status.closing, Status.closed)
+
+
+def scraped_scheduler() -> Scheduler | None:
+    """Of all schedulers of this process, the one whose page of metrics is being made, if any is.
+
+    Dask points its collectors at it for each request.
+    """
+    from distributed.http.scheduler.prometheus.core import PrometheusHandler
+
+    collectors: Any = PrometheusHandler._collectors
+    return collectors[0].server if collectors else None
 
 
 # -- workers and tasks ---------------------------------------------------------------------------

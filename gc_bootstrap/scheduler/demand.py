@@ -18,7 +18,8 @@ from gc_bootstrap.dist import Needed
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import _dask, spare
-from gc_bootstrap.scheduler.sizing import Agent, Amount, Kind, Part, Shape, for_work, told_apart
+from gc_bootstrap.scheduler.kinds import Agent, Amount, Kind, Shape, told_apart
+from gc_bootstrap.scheduler.sizing import Part, for_work
 from gc_bootstrap.scheduler.spare import Holding
 from gc_bootstrap.scheduler.work import Reader
 from gc_bootstrap.stake import Capacity

@@ -16,6 +16,7 @@ from gc_bootstrap.logs import log_like_distributed
 from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler.drains import Drainer
 from gc_bootstrap.scheduler.members import Members
+from gc_bootstrap.scheduler.metrics import METRICS
 from gc_bootstrap.scheduler.resize import read_size, which
 from gc_bootstrap.wire.names import RESIZE_HANDLER, STATUS_HANDLER
 
@@ -87,6 +88,7 @@ class BootstrapPlugin(SchedulerPlugin):
         self._prepared = False
         self._scheduler: Scheduler | None = None
         self._watchdog: asyncio.Task[None] | None = None
+        self._hide: Callable[[], None] | None = None
         self._closed = False
 
     @classmethod
@@ -160,6 +162,7 @@ class BootstrapPlugin(SchedulerPlugin):
             if _dask.plugin(scheduler, self.name) is before:
                 scheduler.remove_plugin(name=self.name)
         self._add_rpcs(scheduler)
+        self._hide = METRICS.show(scheduler, self.pools)
         problems: list[str] = []
         for name, pool in self.pools.items():
             try:
@@ -189,6 +192,8 @@ class BootstrapPlugin(SchedulerPlugin):
         if self._watchdog is not None and self._watchdog is not asyncio.current_task():
             self._watchdog.cancel()
             await asyncio.gather(self._watchdog, return_exceptions=True)
+        if self._hide is not None:
+            self._hide()
         await asyncio.gather(*(pool.close() for pool in self.pools.values()))
         if self._scheduler is not None:
             for name, handler in self._handlers.items():

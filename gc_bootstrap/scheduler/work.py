@@ -10,8 +10,8 @@ from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import _dask
 from gc_bootstrap.scheduler._dask import Status
 from gc_bootstrap.scheduler.drains import Drainer
+from gc_bootstrap.scheduler.kinds import ANYWHERE, Agent, Amount, Kind, Shape
 from gc_bootstrap.scheduler.members import Members
-from gc_bootstrap.scheduler.sizing import ANYWHERE, Agent, Amount, Kind, Shape
 from gc_bootstrap.scheduler.spare import Holding
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import work as reading
 from gc_bootstrap.scheduler.demand import Demand
-from gc_bootstrap.scheduler.sizing import ANYWHERE, Kind
+from gc_bootstrap.scheduler.kinds import ANYWHERE, Kind
 from gc_bootstrap.scheduler.work import WINDOW, Reader
 from gc_bootstrap.stake import Capacity
 from tests.unit.helpers import eventually

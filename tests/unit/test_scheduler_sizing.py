@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from gc_bootstrap.dist import Needed
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.scheduler.sizing import (
-    ANYWHERE,
-    KINDS,
-    Agent,
-    Amount,
-    Kind,
-    Part,
-    Shape,
-    for_work,
-    told_apart,
-)
+from gc_bootstrap.scheduler.kinds import ANYWHERE, KINDS, Agent, Amount, Kind, Shape, told_apart
+from gc_bootstrap.scheduler.sizing import Part, for_work
 from gc_bootstrap.stake import Capacity
 
 CPU = Shape(nthreads=4)

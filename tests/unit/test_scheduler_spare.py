@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.scheduler.sizing import Agent, Part, Shape
+from gc_bootstrap.scheduler.kinds import Agent, Shape
+from gc_bootstrap.scheduler.sizing import Part
 from gc_bootstrap.scheduler.spare import MEMORY_RATIO, Holding, for_memory, kept, order
 
 A, B, C, D = (Peer("a", port) for port in range(1, 5))
