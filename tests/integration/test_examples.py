@@ -37,7 +37,7 @@ async def _run(*command: str) -> str:
     [
         ["bash", "local/cluster.sh"],
         [sys.executable, "local/cluster.py"],
-        [sys.executable, "notebook/pool_cluster.py"],
+        [sys.executable, "notebook/notebook.py"],
     ],
 )
 async def test_the_local_examples_form_a_cluster_and_compute(command: list[str]) -> None:

@@ -13,7 +13,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from tests.integration.harness import DEADLINE
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "notebook" / "pool_cluster.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "notebook" / "notebook.py"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 pytestmark = pytest.mark.timeout(150)
