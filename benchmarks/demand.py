@@ -29,7 +29,7 @@ from distributed.core import Status
 from distributed.scheduler import WorkerState
 
 from gc_bootstrap import Peer
-from gc_bootstrap.config import AdaptOptions, PoolOptions
+from gc_bootstrap.config import AdaptOptions
 from gc_bootstrap.scheduler.demand import Demand
 from gc_bootstrap.stake import Capacity
 from gc_bootstrap.wire.tag import KEY, Tag
@@ -104,10 +104,9 @@ async def measure(case: str, tasks: int, workers: int, runs: int) -> Result:
     there = add_workers(scheduler, workers)
     add_tasks(scheduler, case, tasks, there)
     demand = Demand.of(scheduler)
-    options = PoolOptions(adapt=AdaptOptions())
     peers = {}
     for rank, pool in enumerate(POOLS):
-        demand.join(pool, rank, options, lambda: None)
+        demand.join(pool, rank, lambda: None)
         able = Capacity(nthreads=4, resources=GPU if pool == "gpu" else {})
         peers[pool] = {Peer(f"10.{rank + 1}.{n >> 8}.{n & 255}"): able for n in range(workers)}
     found = Result(Times(), Times(), Times(), Times())
@@ -121,7 +120,7 @@ async def measure(case: str, tasks: int, workers: int, runs: int) -> Result:
             clocks.take()
             began = time.perf_counter()
             for pool in POOLS:
-                await demand.needed(pool, peers[pool], 5.0, None)
+                await demand.needed(pool, peers[pool], frozenset(), AdaptOptions())
             took = time.perf_counter() - began
             await asyncio.sleep(0)
             stretch, cpu = clocks.take()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gc_bootstrap.backends import Backend
-from gc_bootstrap.config import DEFAULT_POOL, PoolOptions
+from gc_bootstrap.config import DEFAULT_POOL, AdaptOptions, PoolOptions
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Outcome, Peer
 from gc_bootstrap.stake import Capacity, Claim, Stake, Survey
@@ -187,22 +187,19 @@ class Dist(Backend, ABC):
     async def needed(
         self,
         capacities: Mapping[Peer, Capacity],
-        target_duration: float,
-        maximum: int | None,
-        held: AbstractSet[Peer] = frozenset(),
+        held: AbstractSet[Peer],
+        adapt: AdaptOptions,
     ) -> Needed:
-        """How many peers the work needs that is there; see :class:`.AdaptOptions`.
+        """How many peers the work needs that is there, no more than the maximum.
 
         Parameters
         ----------
         capacities
             What those peers can do that are no members.
-        target_duration
-            Seconds that the work should take.
-        maximum
-            How many peers the pool may hold; None is no limit.
         held
-            Of those peers, the ones that another scheduler holds: they may be had some day.
+            Of those, the ones that another scheduler holds: they may be had some day.
+        adapt
+            How long the work should take, and how many peers the pool may hold.
 
         Raises
         ------

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+from gc_bootstrap.config import AdaptOptions
 from gc_bootstrap.discovery import Discovery
 from gc_bootstrap.dist import Dist, Needed
 from gc_bootstrap.errors import DiscoveryError, DistError
@@ -184,9 +185,8 @@ class FakeDist(Dist):
     async def needed(
         self,
         capacities: Mapping[Peer, Capacity],
-        target_duration: float,
-        maximum: int | None,
-        held: AbstractSet[Peer] = frozenset(),
+        held: AbstractSet[Peer],
+        adapt: AdaptOptions,
     ) -> Needed:
         """Answer, or raise, what :attr:`work` says."""
         if isinstance(self.work, DistError):

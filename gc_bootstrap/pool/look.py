@@ -179,9 +179,7 @@ class Lookout:
             return self._demand
         try:
             async with asyncio.timeout(LOOK_TIMEOUT) as deadline:
-                needed = await self._dist.needed(
-                    capacities, adapt.target_duration, adapt.maximum, held
-                )
+                needed = await self._dist.needed(capacities, held, adapt)
             if not isinstance(needed, Needed):
                 raise TypeError(f"expected a Needed, got {type(needed).__name__}")
         except BaseException as exc:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from gc_bootstrap.config import AdaptOptions
 from gc_bootstrap.dist import Dist, Needed, Owner
 from gc_bootstrap.errors import ConfigError, DistError, PeerError
 from gc_bootstrap.peer import Outcome, Peer
@@ -123,14 +124,14 @@ class DaskDist(Dist):
         self._drainer = Drainer.of(self._scheduler)
         self._claims = Claims.of(self._scheduler)
         self._demand = Demand.of(self._scheduler)
-        pool, options = self.owner.pool, self.owner.options
+        pool = self.owner.pool
         self._dropping = Dropping(
             self._members, pool, lambda peer, to: self._detach(peer, str(peer), to)
         )
         self._stop_listening = [
             self._members.on_loss(pool, self._hint.set),
             self._claims.open(pool, self._hint.set),
-            self._demand.join(pool, self._rank, options, self._hint.set),
+            self._demand.join(pool, self._rank, self._hint.set),
         ]
 
     async def close(self) -> None:
@@ -170,13 +171,12 @@ class DaskDist(Dist):
     async def needed(
         self,
         capacities: Mapping[Peer, Capacity],
-        target_duration: float,
-        maximum: int | None,
-        held: AbstractSet[Peer] = frozenset(),
+        held: AbstractSet[Peer],
+        adapt: AdaptOptions,
     ) -> Needed:
         assert self._demand is not None, "start() comes first"
         pool = self.owner.pool
-        return await self._demand.needed(pool, capacities, target_duration, maximum, held)
+        return await self._demand.needed(pool, capacities, held, adapt)
 
     async def order(self, members: AbstractSet[Peer]) -> Sequence[Peer]:
         assert self._demand is not None, "start() comes first"

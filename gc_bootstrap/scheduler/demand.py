@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from gc_bootstrap.config import AdaptOptions, PoolOptions
+from gc_bootstrap.config import AdaptOptions
 from gc_bootstrap.dist import Needed
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
@@ -36,7 +36,8 @@ WAKE_DELAY = 1.0
 AT_ONCE = 200
 """Agents and kinds of tasks that are sized on the event loop, in a few ms; more are in a thread."""
 ASKS_AGAIN = 60.0
-"""Seconds in which a pool that adapts asks again. One that does not has been given a size."""
+"""Seconds in which a pool that adapts asks again, unless it looks more rarely. One that does not
+has been given a size."""
 
 Found = TypeVar("Found")
 
@@ -78,14 +79,12 @@ class _Pool:
 
     name: str
     rank: int
-    minimum: int
     wake: Callable[[], None]
     peers: Mapping[Peer, Capacity] = field(default_factory=dict)
     held: AbstractSet[Peer] = frozenset()
     shapes: frozenset[Shape] = frozenset()
-    target: float = AdaptOptions().target_duration
-    maximum: int | None = None
-    asked: float = -math.inf
+    adapt: AdaptOptions = field(default_factory=AdaptOptions)
+    asks_until: float = -math.inf
 
 
 class Demand(SchedulerPlugin):
@@ -118,9 +117,7 @@ class Demand(SchedulerPlugin):
         """The only one of a scheduler; made when it is first needed."""
         return _dask.only_plugin(scheduler, cls.name, lambda: cls(scheduler))
 
-    def join(
-        self, name: str, rank: int, options: PoolOptions, wake: Callable[[], None]
-    ) -> Callable[[], None]:
+    def join(self, name: str, rank: int, wake: Callable[[], None]) -> Callable[[], None]:
         """Take a pool in.
 
         Parameters
@@ -135,8 +132,7 @@ class Demand(SchedulerPlugin):
         callable
             Takes it out.
         """
-        minimum = options.adapt.minimum if options.adapt is not None else 0
-        joined = self._pools[name] = _Pool(name, rank, minimum, wake)
+        joined = self._pools[name] = _Pool(name, rank, wake)
 
         def leave() -> None:
             if self._pools.get(name) is joined:
@@ -148,9 +144,8 @@ class Demand(SchedulerPlugin):
         self,
         name: str,
         capacities: Mapping[Peer, Capacity],
-        target_duration: float,
-        maximum: int | None,
-        held: AbstractSet[Peer] = frozenset(),
+        held: AbstractSet[Peer],
+        adapt: AdaptOptions,
     ) -> Needed:
         """How many agents a pool needs; see :meth:`.Dist.needed`.
 
@@ -160,9 +155,8 @@ class Demand(SchedulerPlugin):
             The pool has left.
         """
         pool = self._pools[name]
-        pool.peers, pool.held = capacities, held
-        pool.target, pool.maximum = target_duration, maximum
-        pool.asked = self._clock()
+        pool.peers, pool.held, pool.adapt = capacities, held, adapt
+        pool.asks_until = self._clock() + max(ASKS_AGAIN, 2 * adapt.interval)
         waiting, begun = await self._work.take()
         agents, holdings = await self._workers.take()
         if self._pools.get(name) is not pool:
@@ -189,7 +183,7 @@ class Demand(SchedulerPlugin):
 
     def _adapting(self) -> list[_Pool]:
         now = self._clock()
-        return [pool for pool in self._pools.values() if now < pool.asked + ASKS_AGAIN]
+        return [pool for pool in self._pools.values() if now < pool.asks_until]
 
     def _wake(self) -> None:
         self._waking = None
@@ -223,8 +217,8 @@ def _size(
     counts = {name: max(it.count, scarce.get(name, 0)) for name, it in for_them.items()}
     stay = spare.kept(parts, holdings, counts)
     count = max(counts[pool.name], stay[pool.name])
-    if pool.maximum is not None:
-        count = min(count, pool.maximum)
+    if pool.adapt.maximum is not None:
+        count = min(count, pool.adapt.maximum)
     return Needed(count, for_them[pool.name].first[:count])
 
 
@@ -243,7 +237,7 @@ def _parts(
             for kind, amount in amounts.items():
                 theirs[kind] = theirs.get(kind, Amount()).plus(amount)
     # Who does not adapt has no target of its own.
-    target = min(pool.target for pool in adapting)
+    target = min(pool.adapt.target_duration for pool in adapting)
     parts = [Part(members=strangers, begun=theirs, target=target)]
     for pool in pools:
         members = agents.get(pool.name, ())
@@ -263,9 +257,9 @@ def _parts(
                 peers=[agent for peer, agent in others.items() if peer not in pool.held],
                 claimable=[agent for peer, agent in others.items() if peer in pool.held],
                 shapes=pool.shapes,
-                minimum=pool.minimum,
-                maximum=pool.maximum,
-                target=pool.target,
+                minimum=pool.adapt.minimum,
+                maximum=pool.adapt.maximum,
+                target=pool.adapt.target_duration,
             )
         parts.append(part)
     return parts

@@ -9,6 +9,7 @@ from distributed import Client, Event, Scheduler, Worker, worker_client
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap.agent.worker import OwnWorker
+from gc_bootstrap.config import AdaptOptions
 from gc_bootstrap.dist import Needed
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import demand
@@ -40,7 +41,7 @@ def waiting(scheduler: Scheduler, count: int) -> bool:
 
 
 async def needed(dist: DaskDist, peers: dict[Peer, Capacity], maximum: int | None = None) -> Needed:
-    return await dist.needed(peers, 5.0, maximum)
+    return await dist.needed(peers, frozenset(), AdaptOptions(maximum=maximum))
 
 
 async def test_work_that_waits_counts_for_who_can_run_it(
@@ -51,7 +52,7 @@ async def test_work_that_waits_counts_for_who_can_run_it(
     gpus = {Peer("127.0.0.1", port): GPU for port in range(11, 19)}
 
     async def both() -> tuple[int, int]:
-        await gpu.needed(gpus, 5.0, None)
+        await needed(gpu, gpus)
         return (await needed(cpu, cpus)).count, (await needed(gpu, gpus)).count
 
     assert await both() == (0, 0)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from gc_bootstrap.config import AdaptOptions
 from gc_bootstrap.dist import Dist, Needed
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Outcome, Peer
@@ -248,9 +249,8 @@ class SimulatedDist(Dist):
     async def needed(
         self,
         capacities: Mapping[Peer, Capacity],
-        target_duration: float,
-        maximum: int | None,
-        held: AbstractSet[Peer] = frozenset(),
+        held: AbstractSet[Peer],
+        adapt: AdaptOptions,
     ) -> Needed:
         return Needed(self.wants(self.world.now))
 

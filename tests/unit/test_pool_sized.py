@@ -338,9 +338,9 @@ async def test_what_idle_peers_can_do_is_known_before_they_are_needed() -> None:
         seen: frozenset[Peer] = frozenset()
         held: frozenset[Peer] = frozenset()
 
-        async def needed(self, capacities, target_duration, maximum, held=frozenset()):  # type: ignore[no-untyped-def]
+        async def needed(self, capacities, held, adapt):  # type: ignore[no-untyped-def]
             self.seen, self.held = frozenset(capacities), held
-            return await super().needed(capacities, target_duration, maximum, held)
+            return await super().needed(capacities, held, adapt)
 
     dist = Curious()
     dist.behaviour[B] = DEAD

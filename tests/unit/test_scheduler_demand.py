@@ -10,7 +10,7 @@ from distributed import Scheduler
 from distributed.scheduler import WorkerState
 
 from gc_bootstrap.agent._dask import Status
-from gc_bootstrap.config import AdaptOptions, PoolOptions
+from gc_bootstrap.config import AdaptOptions
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import work as reading
@@ -20,7 +20,7 @@ from gc_bootstrap.scheduler.work import WINDOW, Reader
 from gc_bootstrap.stake import Capacity
 from tests.unit.helpers import eventually
 
-ADAPTS = PoolOptions(adapt=AdaptOptions())
+ADAPTS = AdaptOptions()
 CPU = {Peer("a", port): Capacity() for port in range(1, 9)}
 
 
@@ -131,12 +131,12 @@ async def test_pools_that_look_together_share_the_look(scheduler: Scheduler) -> 
     demand._work._read = counted  # type: ignore[assignment]
     demand._clock = demand._work._clock = demand._workers._clock = lambda: 0.0
     for rank, name in enumerate("ab"):
-        demand.join(name, rank, ADAPTS, lambda: None)
-    await asyncio.gather(*(demand.needed(name, CPU, 5.0, None) for name in "ab"))
+        demand.join(name, rank, lambda: None)
+    await asyncio.gather(*(demand.needed(name, CPU, frozenset(), ADAPTS) for name in "ab"))
     assert reads == 1
     # New work makes it old.
     demand.update_graph(scheduler)
-    await demand.needed("a", CPU, 5.0, None)
+    await demand.needed("a", CPU, frozenset(), ADAPTS)
     assert reads == 2
     await demand.before_close()
 
@@ -146,9 +146,9 @@ async def test_new_work_wakes_the_pools_that_adapt(scheduler: Scheduler) -> None
     assert Demand.of(scheduler) is demand
     woken: list[str] = []
     for rank, name in enumerate(("adapts", "fixed", "leaves")):
-        leave = demand.join(name, rank, ADAPTS, lambda name=name: woken.append(name))  # type: ignore[misc]
+        leave = demand.join(name, rank, lambda name=name: woken.append(name))  # type: ignore[misc]
     for name in ("adapts", "leaves"):
-        await demand.needed(name, {}, 5.0, None)
+        await demand.needed(name, {}, frozenset(), ADAPTS)
     leave()
     demand.update_graph(scheduler)
     demand.update_graph(scheduler)
@@ -167,7 +167,7 @@ async def test_a_flood_of_new_work_causes_looks_for_a_share_of_the_time_only(
 ) -> None:
     now = 0.0
     demand = Demand(scheduler, clock=lambda: now)
-    demand.join("a", 0, ADAPTS, lambda: None)
+    demand.join("a", 0, lambda: None)
     read = demand._work._read
 
     async def slow() -> object:
@@ -176,7 +176,7 @@ async def test_a_flood_of_new_work_causes_looks_for_a_share_of_the_time_only(
         return await read()
 
     demand._work._read = slow  # type: ignore[assignment]
-    await demand.needed("a", CPU, 5.0, None)
+    await demand.needed("a", CPU, frozenset(), ADAPTS)
     loop = asyncio.get_running_loop()
     demand.update_graph(scheduler)
     assert demand._waking is not None
@@ -188,8 +188,8 @@ async def test_a_flood_of_new_work_causes_looks_for_a_share_of_the_time_only(
 async def test_a_pool_that_is_closed_meanwhile_is_told_so(scheduler: Scheduler) -> None:
     add_unrunnable(scheduler, 5_000, None)
     demand = Demand(scheduler)
-    leave = demand.join("a", 0, ADAPTS, lambda: None)
-    look = asyncio.create_task(demand.needed("a", CPU, 5.0, None))
+    leave = demand.join("a", 0, lambda: None)
+    look = asyncio.create_task(demand.needed("a", CPU, frozenset(), ADAPTS))
     await asyncio.sleep(0)
     leave()
     with pytest.raises(DistError, match="closed"):
@@ -199,17 +199,17 @@ async def test_a_pool_that_is_closed_meanwhile_is_told_so(scheduler: Scheduler) 
 async def test_pools_are_filled_by_rank_and_known_when_they_are_empty(scheduler: Scheduler) -> None:
     demand = Demand(scheduler)
     gpu = {Peer("b", port): Capacity(resources={"GPU": 1.0}) for port in range(1, 9)}
-    demand.join("gpu", 2, ADAPTS, lambda: None)
-    demand.join("cpu", 1, ADAPTS, lambda: None)
-    await demand.needed("gpu", gpu, 5.0, None)
+    demand.join("gpu", 2, lambda: None)
+    demand.join("cpu", 1, lambda: None)
+    await demand.needed("gpu", gpu, frozenset(), ADAPTS)
     add_unrunnable(scheduler, 100, None)  # 50 s of work
     demand.update_graph(scheduler)
-    assert (await demand.needed("cpu", CPU, 5.0, None)).count == 10
-    assert (await demand.needed("gpu", gpu, 5.0, None)).count == 2
+    assert (await demand.needed("cpu", CPU, frozenset(), ADAPTS)).count == 10
+    assert (await demand.needed("gpu", gpu, frozenset(), ADAPTS)).count == 2
     add_unrunnable(scheduler, 10, {"GPU": 1})
     demand.update_graph(scheduler)
     # Both are at zero now, and it is known what they were like.
-    assert (await demand.needed("gpu", {}, 5.0, None)).count == 3
-    assert (await demand.needed("cpu", {}, 5.0, None)).count == 10
-    assert (await demand.needed("gpu", {}, 5.0, None)).count == 11
+    assert (await demand.needed("gpu", {}, frozenset(), ADAPTS)).count == 3
+    assert (await demand.needed("cpu", {}, frozenset(), ADAPTS)).count == 10
+    assert (await demand.needed("gpu", {}, frozenset(), ADAPTS)).count == 11
     await demand.before_close()
