@@ -156,7 +156,7 @@ class Dist(Backend, ABC):
         stake
             What the pool holds now.
         wants
-            How many peers it wants of that scheduler, at least 1.
+            How many peers it wants of that scheduler; 0: it would only hear when one is free.
 
         Returns
         -------

@@ -70,7 +70,7 @@ class Claim:
     stake
         What it has.
     wants
-        How many it wants of the holder, at least 1.
+        How many it wants of the holder; 0: it would only hear when one of its peers is free.
     """
 
     scheduler: str

@@ -1,13 +1,14 @@
 """What is remembered from one refresh to the next, as values and pure functions.
 
-:func:`observe`, :func:`attempted` and :func:`departed` fold what happened into a :class:`History`;
+:func:`observe`, :func:`attempted` and :func:`departed` fold what happened into a :class:`History`,
+and :mod:`~gc_bootstrap.pool.shared` what peers and other schedulers have said;
 :mod:`~gc_bootstrap.pool.plan` reads it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -16,8 +17,7 @@ from typing import Any
 
 from gc_bootstrap.config import ReconnectOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
-from gc_bootstrap.pool.surveys import Gift, Known, on_the_way, still_given, still_known
-from gc_bootstrap.stake import Claim, Survey
+from gc_bootstrap.pool.surveys import Gift, Known, still_given, still_known
 
 SOON = 5.0
 """Longest backoff, in seconds, of a peer that may be had at any moment and is cheap to ask: one
@@ -32,10 +32,6 @@ GONE_FOR = 600.0
 times the longest backoff."""
 MOST_GONE = 1000
 """Of how many such peers they are remembered at most."""
-
-LEFT_FOR = 10.0
-"""Seconds for which a peer that was let go for a claimant is left to it. It is told at once, others
-half a second later each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,41 +213,6 @@ def planned(history: History, untried: Iterable[Peer], now: float) -> History:
     return replace(history, appeared=appeared)
 
 
-def asked(history: History, count: int, now: float) -> History:
-    """Fold in that so many peers are asked that nobody waits for: the next ones have to wait."""
-    return replace(history, surveyed=now + count / ASKS)
-
-
-def surveyed(history: History, peer: Peer, survey: Survey, now: float) -> History:
-    """Fold in what a peer has said of itself.
-
-    Held by somebody, it is one that can be reached and is not to be attached now: failures before
-    say nothing of the next time. Not so of one that is free, which may yet fail to be attached.
-    """
-    attempts = history.attempts
-    if survey.holder is not None and peer in attempts:
-        attempts = {p: hold for p, hold in attempts.items() if p != peer or not hold.failures}
-    surveys = {**history.surveys, peer: Known(survey, now)}
-    return replace(history, surveys=surveys, attempts=attempts)
-
-
-def doubted(history: History, peer: Peer) -> History:
-    """Have a peer asked again before it is connected; what it can do is remembered."""
-    known = history.surveys.get(peer)
-    if known is None:
-        return history
-    return replace(history, surveys={**history.surveys, peer: replace(known, at=-math.inf)})
-
-
-def freed(history: History, peers: AbstractSet[Peer], now: float) -> History:
-    """Fold in that peers have said they are free: they need neither be waited for nor asked."""
-    surveys = dict(history.surveys)
-    for peer in peers & surveys.keys():
-        surveys[peer] = Known(replace(surveys[peer].survey, holder=None), now)
-    attempts = {peer: hold for peer, hold in history.attempts.items() if peer not in peers}
-    return replace(history, attempts=attempts, surveys=surveys)
-
-
 def _gone(history: History, snapshot: Snapshot, now: float) -> dict[Peer, float]:
     """The peers that are remembered though an incomplete answer does not name them."""
     missing = history.attempts.keys() - snapshot.peers
@@ -305,7 +266,7 @@ def attempted(
         hold = Hold(outcome.reason, same_as=outcome.same_as)
     else:
         before = history.attempts.get(peer)
-        hold = _failed(before, outcome, _within(options, outcome, history.soon), now, random)
+        hold = failed(before, outcome, _within(options, outcome, history.soon), now, random)
     return replace(history, attempts={**history.attempts, peer: hold})
 
 
@@ -323,64 +284,14 @@ def departed(
         departures[peer] = Hold(outcome.reason)
     elif outcome.kind == "refused":
         before = history.departures.get(peer)
-        departures[peer] = _failed(before, outcome, options, now, random)
+        departures[peer] = failed(before, outcome, options, now, random)
     return replace(history, departures=departures)
 
 
-def given(
-    history: History, peer: Peer, to: Claim, claims: Sequence[Claim], by_rule: bool
-) -> History:
-    """Fold in that a member is let go for a claimant."""
-    coming = on_the_way(history.gifts.values(), claims)[to.scheduler_id]
-    gift = Gift(to.scheduler_id, by_rule, to.stake.holds + coming + 1)
-    return replace(history, gifts={**history.gifts, peer: gift})
-
-
-def not_given(history: History, peer: Peer) -> History:
-    """Fold in that a member is not let go for a claimant after all."""
-    return replace(history, gifts={p: gift for p, gift in history.gifts.items() if p != peer})
-
-
-def claimed(history: History, scheduler_id: str, now: float) -> History:
-    """Fold in that a scheduler was told that some of its peers are wanted."""
-    recent = {name: at for name, at in history.claimed.items() if now - at < GONE_FOR}
-    return replace(history, claimed={**recent, scheduler_id: now})
-
-
-def released(
-    history: History,
-    peer: Peer,
-    outcome: Outcome,
-    to: Claim | None,
-    options: ReconnectOptions,
-    now: float,
-    random: float,
-) -> History:
-    """Fold in the outcome of one release: one that was called off backs off.
-
-    A peer that was let go for a claimant is left to it for a while.
-    """
-    called_off = {p: hold for p, hold in history.called_off.items() if p != peer}
-    gift = history.gifts.get(peer)
-    history = not_given(history, peer)
-    if not outcome:
-        before = history.called_off.get(peer)
-        called_off[peer] = (
-            Hold(outcome.reason)
-            if outcome.kind == "ignored"
-            else _failed(before, outcome, options, now, random)
-        )
-    elif to is not None:
-        hold = Hold(f"given to scheduler {to.scheduler}", now + LEFT_FOR)
-        history = replace(history, attempts={**history.attempts, peer: hold})
-        if gift is not None:
-            history = replace(history, gifts={**history.gifts, peer: replace(gift, ended=now)})
-    return replace(history, called_off=called_off)
-
-
-def _failed(
+def failed(
     before: Hold | None, outcome: Outcome, options: ReconnectOptions, now: float, random: float
 ) -> Hold:
+    """Why a peer is left alone after one more failure, and for how long."""
     failures = 1 + (before.failures if before is not None else 0)
     until = now + backoff(options, failures, random)
     return Hold(outcome.reason, until, failures, soon=outcome.soon, expected=outcome.expected)

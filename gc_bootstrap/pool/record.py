@@ -11,6 +11,7 @@ from dataclasses import replace
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
 from gc_bootstrap.pool import history as histories
+from gc_bootstrap.pool import shared
 from gc_bootstrap.pool.history import History, Hold
 from gc_bootstrap.pool.plan import Plan
 from gc_bootstrap.stake import Claim, Survey
@@ -31,6 +32,9 @@ COUNTERS = (
     "claims",
 )
 """What :attr:`Record.counters` counts."""
+
+JUST = 1.0
+"""Seconds after which a peer that refuses may have been taken since it said that it is free."""
 
 
 class Record:
@@ -85,21 +89,21 @@ class Record:
         """Take in that peers have said they are free."""
         if peers:
             logger.debug("Pool %s: free: %s", self._name, ", ".join(map(str, sorted(peers))))
-            self._history = histories.freed(self._history, peers, self._clock())
+            self._history = shared.freed(self._history, peers, self._clock())
 
     def asked(self, count: int) -> None:
         """Take in that so many peers are asked again, for whom nobody waits."""
         if count:
-            self._history = histories.asked(self._history, count, self._clock())
+            self._history = shared.asked(self._history, count, self._clock())
 
     def surveyed(self, peer: Peer, survey: Survey | Outcome) -> None:
         """Take in what a peer has said of itself, or why it cannot be had."""
         before, now = self._history.attempts.get(peer), self._clock()
         if isinstance(survey, Survey):
-            self._history = histories.surveyed(self._history, peer, survey, now)
+            self._history = shared.surveyed(self._history, peer, survey, now)
             return
         self._history = histories.attempted(
-            histories.doubted(self._history, peer),
+            shared.doubted(self._history, peer),
             peer,
             survey,
             self._options.reconnect,
@@ -114,20 +118,25 @@ class Record:
         known = self._history.surveys.get(peer)
         if known is not None and known.survey.holder is not None:
             name = known.survey.holder.scheduler_id
-            self._history = histories.claimed(self._history, name, self._clock())
+            self._history = shared.claimed(self._history, name, self._clock())
 
     def connected(self, peer: Peer, outcome: Outcome, began: float) -> None:
         """Take in what has become of a connect or a claim, and when it began."""
         before, now = self._history.attempts.get(peer), self._clock()
         known = self._history.surveys.get(peer)
+        if known is not None and outcome.soon and began - known.at > JUST:
+            # It was free when it was asked, and somebody was faster.
+            self._history = shared.doubted(self._history, peer)
+            logger.debug("Pool %s: %s not attached: %s", self._name, peer, outcome.reason)
+            return
         if known is not None and outcome.holder is not None:
             # Normal where schedulers share: it is asked again when it is free, or needed.
             survey = replace(known.survey, holder=outcome.holder)
-            self._history = histories.surveyed(self._history, peer, survey, now)
+            self._history = shared.surveyed(self._history, peer, survey, now)
             logger.debug("Pool %s: %s not attached: %s", self._name, peer, outcome.reason)
             return
         if not outcome:
-            self._history = histories.doubted(self._history, peer)
+            self._history = shared.doubted(self._history, peer)
         self._history = histories.attempted(
             self._history, peer, outcome, self._options.reconnect, now, self._random()
         )
@@ -161,13 +170,13 @@ class Record:
     ) -> None:
         """Take in that the release of a member begins, perhaps for who claims it."""
         if to is not None:
-            self._history = histories.given(self._history, peer, to, claims, by_rule)
+            self._history = shared.given(self._history, peer, to, claims, by_rule)
 
     def released(self, peer: Peer, outcome: Outcome, began: float, to: Claim | None) -> None:
         """Take in what has become of a release, when it began, and for whom it was."""
         before, now = self._history.called_off.get(peer), self._clock()
         by_rule = (gift := self._history.gifts.get(peer)) is not None and gift.by_rule
-        self._history = histories.released(
+        self._history = shared.released(
             self._history, peer, outcome, to, self._options.reconnect, now, self._random()
         )
         if outcome:
@@ -183,7 +192,7 @@ class Record:
     def release_cancelled(self, peer: Peer) -> None:
         """Take in that a release is cancelled."""
         self.counters["releases-called-off"] += 1
-        self._history = histories.not_given(self._history, peer)
+        self._history = shared.not_given(self._history, peer)
         logger.info("Pool %s: %s is needed again and not released", self._name, peer)
 
     def cancelled(self, peer: Peer) -> None:

@@ -26,6 +26,9 @@ BATCH = 32
 wanted, and enough that some dead ones are no delay."""
 CLAIM_EVERY = 1.0
 """Seconds between two claims of the same holder. A claim is forgotten after some 15 s."""
+INTEREST_EVERY = 5.0
+"""The same where the rule gives nothing: to know what the holder has, and to hear at once when it
+does not need what it has."""
 EVERYTHING = 10**9
 """More peers than there are."""
 
@@ -151,10 +154,10 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
     again = found.stale_at if room else math.inf
     own = Stake(stay + coming - len(sizing.claiming), options.share.weight, options.kept)
     if options.is_fair and room and found.holders and not asking:
-        wants = _wants(own, room, pool, history, now)
-        claim = _claims(wants, found, history, now)
-        again = min(again, now + CLAIM_EVERY if wants else math.inf)
-    reasons = _not_held_by_us(found, claim)
+        wants = _wants(own, room, pool, history)
+        claim = _claims(wants, room, found, history, now)
+        again = min(again, now + (CLAIM_EVERY if any(wants.values()) else INTEREST_EVERY))
+    reasons = _not_held_by_us(found)
     spare: frozenset[Peer] = frozenset()
     if not room:
         spare = pool.others.union(pool.ready).difference(connect)
@@ -287,11 +290,12 @@ def _releases(
     given = on_the_way(history.gifts.values(), claims)
     if count:
         release: dict[Peer, Claim | None] = {}
-        # What is not needed goes to the neediest, whatever the rule says.
+        # What is not needed goes to the neediest, whatever the rule says and they have said.
         plenty = Stake(EVERYTHING, options.share.weight)
+        offers = {replace(claim, wants=EVERYTHING): claim for claim in claims}
         for peer in candidates[:count]:
-            to = share.give(plenty, claims, given)
-            release[peer] = to
+            to = share.give(plenty, tuple(offers), given)
+            release[peer] = None if to is None else offers[to]
             if to is not None:
                 given[to.scheduler_id] += 1
         return release, frozenset()
@@ -328,13 +332,8 @@ def _reread(
     return list(islice(due, int(ASKS)))
 
 
-def _wants(own: Stake, missing: int, pool: Pool, history: History, now: float) -> dict[str, int]:
-    """How many peers to claim of each holder.
-
-    What is known of a holder may be nothing but that it holds something, or old. Where nobody would
-    give any by that, who was not asked for the longest time is asked all the same, now and then: it
-    gives by what is true, and its answer says what that is.
-    """
+def _wants(own: Stake, missing: int, pool: Pool, history: History) -> dict[str, int]:
+    """How many peers to claim of each holder, those included that would give none."""
     peers = pool.others.union(pool.ready, pool.busy)
     newest: dict[str, Known] = {}
     counts: Counter[str] = Counter()
@@ -351,42 +350,39 @@ def _wants(own: Stake, missing: int, pool: Pool, history: History, now: float) -
         # As counted: newer than what it has said, and what it has elsewhere is nothing to claim.
         holders[name] = replace(known.survey.holder.stake, holds=counts[name])
     wants = share.claims(own, missing, holders)
-    if not wants:
-        asked = {name: history.claimed.get(name, -math.inf) for name in holders}
-        longest = min(asked, key=lambda name: (asked[name], -counts[name], name), default=None)
-        if longest is not None and now - asked[longest] >= REREAD:
-            return {longest: 1}
-    return wants
+    return wants | dict.fromkeys(holders.keys() - wants.keys(), 0)
 
 
 def _claims(
-    wants: Mapping[str, int], found: _Found, history: History, now: float
+    wants: Mapping[str, int], most: int, found: _Found, history: History, now: float
 ) -> dict[Peer, int]:
     """By which peer to claim of each holder, and how many it is told are wanted.
 
-    Another one each time: one that does not answer is no obstacle.
+    Another one each time: one that does not answer is no obstacle. Not more than ``most``, since
+    each may turn out to be free, and be attached.
     """
     oldest: dict[str, Peer] = {}
     for peer, holder in found.holders.items():
         before = oldest.get(holder.scheduler_id)
         if before is None or history.surveys[peer].at < history.surveys[before].at:
             oldest[holder.scheduler_id] = peer
-    return {
+    due = {
         oldest[name]: count
         for name, count in wants.items()
-        if name in oldest and now - history.claimed.get(name, -math.inf) >= CLAIM_EVERY
+        if name in oldest
+        and now - history.claimed.get(name, -math.inf) >= (CLAIM_EVERY if count else INTEREST_EVERY)
     }
+    return dict(islice(due.items(), most))
 
 
-def _not_held_by_us(found: _Found, claim: Collection[Peer]) -> dict[Peer, Hold]:
+def _not_held_by_us(found: _Found) -> dict[Peer, Hold]:
     """Who holds the peers that are not ours and that are left alone for now."""
     reasons: dict[Holder, Hold] = {}
     held = {}
     for peer, holder in found.holders.items():
-        if peer not in claim:
-            if holder not in reasons:
-                reasons[holder] = _held_by(holder)
-            held[peer] = reasons[holder]
+        if holder not in reasons:
+            reasons[holder] = _held_by(holder)
+        held[peer] = reasons[holder]
     return held
 
 

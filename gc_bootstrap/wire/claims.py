@@ -40,7 +40,7 @@ class ClaimCall(Message):
     for_pool: str = field(fields.text)
     holds: int = field(fields.whole(0))
     weight: float = field(fields.number(*fields.WEIGHTS))
-    wants: int = field(fields.whole(1))
+    wants: int = field(fields.whole(0))
 
     @property
     def claim(self) -> Claim:

@@ -31,7 +31,7 @@ class AttachClaim(Message):
 
     holds: int = field(fields.whole(0))
     weight: float = field(fields.number(*fields.WEIGHTS))
-    wants: int = field(fields.whole(1))
+    wants: int = field(fields.whole(0))
 
 
 @dataclass(frozen=True, slots=True)

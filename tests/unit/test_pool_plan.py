@@ -24,9 +24,9 @@ from gc_bootstrap.pool.history import (
     departed,
     observe,
     planned,
-    surveyed,
 )
 from gc_bootstrap.pool.plan import Plan, most_missing, plan
+from gc_bootstrap.pool.shared import surveyed
 from gc_bootstrap.stake import Holder, Stake, Survey
 
 A, B, C, D = (Peer("10.0.0.1", port) for port in (1, 2, 3, 4))

@@ -429,8 +429,32 @@ async def test_what_is_not_needed_goes_to_who_needs_it_most() -> None:
         dist.wanted = [rich, THEIRS]
         clocked.pool.resize(0)
         await clocked.look()
-        assert [to for _, to in dist.given].count(THEIRS) == 3
-        assert [to for _, to in dist.given].count(rich) == 1
+        assert [to for _, to in dist.given] == [THEIRS] * 4
+        assert (await clocked.pool.status()).counters["gives"] == 0, "needs none of them"
+
+
+async def test_who_may_have_nothing_by_the_rule_asks_now_and_then_to_hear_of_what_is_free() -> None:
+    dist = FakeDist()
+    dist.connected = set(PEERS[:3])
+    equal = Holder("tcp://10.0.0.2:8786", "Scheduler-2", Stake(3))
+    dist.holders = dict.fromkeys(PEERS[3:6], equal)
+    async with Clocked(dist, replace(FOUR, size=6), *PEERS[:6]) as clocked:
+        for _ in range(11):
+            await clocked.look()
+        assert [(stake, wants) for _, stake, wants in dist.claimed] == [(Stake(3), 0)] * 3
+
+
+async def test_a_peer_that_was_taken_since_it_was_asked_is_asked_again_and_is_no_failure() -> None:
+    dist = FakeDist()
+    async with Clocked(dist, adapting(), A) as clocked:
+        await clocked.look(0)
+        dist.holders[A] = OTHER
+        clocked.now += 10.0
+        await clocked.look(1)
+        clocked.now -= 0.99  # hardly any time goes by
+        await clocked.look(1)
+        assert dist.claimed, "has not found out whose it is"
+        assert (await clocked.pool.status()).counters["attach-failures"] == 0
 
 
 async def test_a_gift_is_not_called_back_while_it_is_claimed() -> None:

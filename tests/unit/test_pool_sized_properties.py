@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gc_bootstrap.config import AdaptOptions, PoolOptions, RemovalOptions, ShareOptions
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
 from gc_bootstrap.pool import history as histories
+from gc_bootstrap.pool import shared
 from gc_bootstrap.pool.history import Absence, History, Hold
 from gc_bootstrap.pool.plan import Plan, plan
 from gc_bootstrap.pool.sized import Sizing
@@ -302,7 +303,7 @@ class World:
                 self.history, who, outcome, self.policy.reconnect, self.now, 0.5
             )
         else:
-            self.history = histories.surveyed(self.history, who, Survey(), self.now)
+            self.history = shared.surveyed(self.history, who, Survey(), self.now)
 
     def connect(self, who: Peer) -> None:
         assert who not in self.dead

@@ -107,7 +107,7 @@ def test_what_is_said_of_claims_survives_the_wire() -> None:
         {"weight": 0.0},
         {"weight": float("inf")},
         {"weight": float("nan")},
-        {"wants": 0},
+        {"wants": -1},
         {"wants": "3"},
         {"scheduler": ""},
         {"peer": b"10.0.0.5:8791"},

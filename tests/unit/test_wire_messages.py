@@ -113,7 +113,7 @@ TO = {"scheduler": "tcp://10.0.0.2:8786", "scheduler_id": "Scheduler-2", "pool":
         (CLAIM | {"weight": 10**400}, "field 'claim.weight' is not a number"),
         (CLAIM | {"weight": True}, "field 'claim.weight' is not a number"),
         (CLAIM | {"weight": "1"}, "field 'claim.weight' is not a number"),
-        (CLAIM | {"wants": 0}, "field 'claim.wants' is not a whole number from 1 to 1000000"),
+        (CLAIM | {"wants": -1}, "field 'claim.wants' is not a whole number from 0 to 1000000"),
         (CLAIM | {"wants": None}, "field 'claim.wants' is not a whole number"),
         (CLAIM | {"now": True}, "unknown field 'claim.now'; there are holds, wants, weight"),
     ],
