@@ -24,14 +24,22 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import aiohttp
-from common import TERMINATE_TIMEOUT, TIMES_HEADER, Times, isolated, process, run, table, verdict
+from common import (
+    TERMINATE_TIMEOUT,
+    TIMES_HEADER,
+    Times,
+    isolated,
+    process,
+    ready_agent,
+    run,
+    table,
+    verdict,
+)
 from distributed import Scheduler, Worker
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap import Peer, Pool
 from gc_bootstrap.config import PoolOptions
-from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.dist import Owner
 from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.testing import ManualDiscovery
@@ -120,19 +128,8 @@ class Bench:
     async def agent(self) -> tuple[float, float]:
         """A waiting agent process, twice."""
         async with self.command("pool", "agent", "--listen", "127.0.0.1:0"):
-            peer = await self.ready_agent()
+            peer = await ready_agent(LIMIT)
             return await self.attach(peer), await self.attach(peer)
-
-    async def ready_agent(self) -> Peer:
-        """Wait until there is an agent that says that it can be attached."""
-        discovery = LocalDiscovery()
-        async with asyncio.timeout(LIMIT), aiohttp.ClientSession() as session:
-            while True:
-                for peer in (await discovery.peers()).peers:
-                    async with session.get(f"http://{peer}/readyz") as answer:
-                        if answer.status == 200:
-                            return peer
-                await asyncio.sleep(0.05)
 
     async def attach(self, peer: Peer) -> float:
         """Have a pool attach the peer, and drop it afterwards."""

@@ -19,7 +19,11 @@ from time import perf_counter, thread_time
 from types import FrameType
 from typing import Any
 
+import aiohttp
 import dask.config
+
+from gc_bootstrap import Peer
+from gc_bootstrap.discovery.local import LocalDiscovery
 
 TERMINATE_TIMEOUT = 10.0
 """Seconds for a process to end when it is asked to."""
@@ -125,6 +129,24 @@ def process(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+
+
+async def ready_agent(limit: float) -> Peer:
+    """Wait until there is an agent on this host that says that it can be attached.
+
+    Raises
+    ------
+    TimeoutError
+        There is none within so many seconds.
+    """
+    discovery = LocalDiscovery()
+    async with asyncio.timeout(limit), aiohttp.ClientSession() as session:
+        while True:
+            for peer in (await discovery.peers()).peers:
+                async with session.get(f"http://{peer}/readyz") as answer:
+                    if answer.status == 200:
+                        return peer
+            await asyncio.sleep(0.05)
 
 
 def free_port() -> int:
