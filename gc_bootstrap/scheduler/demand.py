@@ -230,7 +230,8 @@ def _parts(
 ) -> list[Part]:
     """Workers of other origin, and those of pools that are gone; then the pools."""
     names = {pool.name for pool in pools}
-    strangers = [agent for name, found in agents.items() if name not in names for agent in found]
+    strange = [agent for name, found in agents.items() if name not in names for agent in found]
+    strangers = [agent for agent in strange if agent.takes]
     theirs: dict[Kind, Amount] = {}
     for name, amounts in begun.items():
         if name not in names:
@@ -240,20 +241,22 @@ def _parts(
     target = min(pool.adapt.target_duration for pool in adapting)
     parts = [Part(members=strangers, begun=theirs, target=target)]
     for pool in pools:
-        members = agents.get(pool.name, ())
+        ours = agents.get(pool.name, ())
+        members = [agent for agent in ours if agent.takes]
         part = Part(pool.name, members=members, begun=begun.get(pool.name, {}), target=target)
         if pool in adapting:
-            known = {agent.peer for agent in members}
+            known = {agent.peer for agent in ours}
             others = {
                 peer: Agent(peer, Shape.of(capacity), frozenset([peer.host]))
                 for peer, capacity in pool.peers.items()
                 if peer not in known
             }
-            shapes = frozenset(agent.shape for agent in (*members, *others.values()))
+            shapes = frozenset(agent.shape for agent in (*ours, *others.values()))
             pool.shapes = shapes or pool.shapes
             part = replace(
                 part,
                 adapts=True,
+                full=len(ours) - len(members),
                 peers=[agent for peer, agent in others.items() if peer not in pool.held],
                 claimable=[agent for peer, agent in others.items() if peer in pool.held],
                 shapes=pool.shapes,

@@ -94,6 +94,8 @@ class Agent(NamedTuple):
         Their addresses; none where it is no member.
     rank
         Of two that can do the same work, the one of the lower rank is to do it.
+    takes
+        Whether it takes tasks: not while its memory is full.
     """
 
     peer: Peer | None
@@ -101,6 +103,7 @@ class Agent(NamedTuple):
     hosts: frozenset[str] = frozenset()
     workers: frozenset[str] = frozenset()
     rank: int = 0
+    takes: bool = True
 
 
 def told_apart(amounts: Mapping[Kind, Amount]) -> Mapping[Kind, Amount]:

@@ -34,7 +34,7 @@ class Part:
     adapts
         Whether it asks how many it needs. Another one has the members that it has.
     members
-        Those that it has, the ones that are being let go included.
+        Those that it has and that take tasks, the ones that are being let go included.
     peers
         Those that are no members and can be had now.
     claimable
@@ -47,6 +47,8 @@ class Part:
         Seconds that its work should take.
     begun
         Work that its members have begun.
+    full
+        How many members take no tasks for now, and have a place all the same.
     """
 
     name: str = ""
@@ -59,6 +61,7 @@ class Part:
     maximum: int | None = None
     target: float = 5.0
     begun: Mapping[Kind, Amount] = field(default_factory=dict)
+    full: int = 0
 
     def within(self, count: int) -> int:
         """So many, or the maximum."""
@@ -165,7 +168,7 @@ class _Fill:
         self._groups = [*self._now, *self._claimable]
         self._shapes = {group.shape for group in self._groups} or part.shapes
         count = sum(len(group.agents) for group in self._groups)
-        self._most = part.within(count) if part.adapts else count
+        self._most = part.within(count + part.full) - part.full if part.adapts else count
         self._asked = 0.0
         self._places: dict[str, list[tuple[int, int]]] | None = None
 
@@ -203,7 +206,8 @@ class _Fill:
         """The result."""
         committed = sum(group.committed for group in self._groups)
         used = sum(group.used for group in self._groups)
-        count = self.part.within(max(committed, _ceil(used + self._asked)))
+        count = max(committed, _ceil(used + self._asked))
+        count = self.part.within(count + self.part.full if count else 0)
         first = [peer for group in self._groups for peer in group.first()]
         return Needed(count, tuple(first[:count]))
 

@@ -141,7 +141,7 @@ def for_memory(parts: Sequence[Part], holdings: Sequence[Holding]) -> dict[str, 
     more, found = len(holdings), {}
     for part in parts:
         if part.adapts and more > 0:
-            count = len(part.members)
+            count = len(part.members) + part.full
             found[part.name] = part.within(count + more)
             more -= max(0, part.within(count + len(part.peers)) - count)
     return found

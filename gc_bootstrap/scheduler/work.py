@@ -182,7 +182,11 @@ class Reader:
         shape = Shape(nworkers, like.nthreads, frozenset(like.resources.items()))
         hosts = frozenset(ws.host for ws in workers)
         addresses = frozenset(ws.address for ws in workers)
-        return Agent(held.peer, shape, hosts, addresses, 2 if held.is_leaving else held.is_idle)
+        rank = 2 if held.is_leaving else held.is_idle
+        # A member that leaves can be called back.
+        may_take = {Status.running, Status.closing_gracefully} if held.peer else {Status.running}
+        takes = any(ws.status in may_take for ws in workers)
+        return Agent(held.peer, shape, hosts, addresses, rank, takes)
 
     def _holding(
         self, pool: str, peer: Peer | None, workers: list[WorkerState], may_go: bool

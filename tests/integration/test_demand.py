@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from distributed import Client, Event, Scheduler, Worker, worker_client
+from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap.agent.worker import OwnWorker
@@ -113,6 +114,17 @@ async def test_what_runs_keeps_its_agent_and_what_only_waits_there_may_go_elsewh
     ledger.open.set()
     assert await held == "held"
     await cluster.client.gather(more)
+
+
+async def test_who_has_no_memory_left_takes_no_work_and_others_are_asked_for(form: Form) -> None:
+    cluster = await form(1)
+    cluster.worker(0).status = Status.paused
+    await until(lambda: cluster.state(0).status == Status.paused, "the worker has paused")
+    task = cluster.client.submit(run, 1, pure=False)
+    await until(lambda: waiting(cluster.scheduler, 1), "the task waits")
+    assert await needed(cluster.dist, {FAR: CPU}) == Needed(2)
+    cluster.worker(0).status = Status.running
+    assert await task == 1
 
 
 async def test_idle_members_are_not_needed_and_data_keeps_one(form: Form) -> None:

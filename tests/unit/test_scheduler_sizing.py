@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,6 +89,17 @@ def test_whichever_members_go_the_others_suffice() -> None:
 def test_of_unequal_peers_as_many_are_asked_for_as_have_enough_on_average() -> None:
     peers = [*agents(50, Shape(nthreads=1)), *agents(50, Shape(nthreads=3), first=100)]
     assert counts({ANYWHERE: tasks(20)}, pool("a", [], peers)) == [10]
+
+
+def test_members_whose_memory_is_full_have_a_place_and_take_no_work() -> None:
+    part = pool("a", agents(1), agents(9, first=2), full=2)
+    assert counts({}, part) == [0]
+    assert counts({ANYWHERE: tasks(8)}, part) == [4]
+    assert counts({ANYWHERE: tasks(80)}, pool("a", [], agents(9), full=2, maximum=3)) == [3]
+    assert counts({ANYWHERE: tasks(8)}, pool("a", full=1, maximum=1), pool("b", [], agents(9))) == [
+        1,
+        2,
+    ]
 
 
 # -- several pools -------------------------------------------------------------------------------
@@ -260,6 +272,7 @@ def part_lists(draw: st.DrawFn) -> list[Part]:
                 found[members:peers],
                 found[peers:],
                 maximum=draw(st.none() | st.integers(0, 8)),
+                full=draw(st.integers(0, 2)),
                 target=draw(st.sampled_from([1.0, 5.0])),
                 begun=draw(works) if members else {},
             )
@@ -342,16 +355,10 @@ def test_it_settles(parts: list[Part], count: int) -> None:
     before = for_work(work, parts)
     after = []
     for part in parts:
-        given_now = before[part.name].count - len(part.members) if part.adapts else 0
-        joined = list(part.peers[: max(0, given_now)])
-        after.append(
-            Part(
-                part.name, part.adapts, [*part.members, *joined],
-                [peer for peer in part.peers if peer not in joined],
-                part.claimable,
-                maximum=part.maximum, target=part.target, begun=part.begun,
-            )
-        )  # fmt: skip
+        missing = before[part.name].count - len(part.members) - part.full if part.adapts else 0
+        joined = list(part.peers[: max(0, missing)])
+        left = [peer for peer in part.peers if peer not in joined]
+        after.append(replace(part, members=[*part.members, *joined], peers=left))
     there = [agent for p in parts for agent in (*p.members, *p.peers, *p.claimable)]
     alike = {agent.shape.slots(ANYWHERE) for agent in there}
     if len(alike) == 1:
