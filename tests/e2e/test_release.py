@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from distributed.core import rpc
 
 from gc_bootstrap.wire.names import STATUS_HANDLER
 from tests.e2e.cluster import ApiRefusedError, Cluster, Object
+from tests.e2e.control_plane import ControlPlane
 from tests.e2e.kubelet import Kubelet
 from tests.e2e.release import PATIENCE, POOL, RELEASE, SCHEDULER, Release
 from tests.helm.api import RESOURCES
-from tests.helm.chart import CHART, SETS, Values, render
+from tests.helm.chart import CHART, SERVER, SETS, Values, render
 from tests.integration.harness import until
 
 pytestmark = pytest.mark.timeout(300)
@@ -203,6 +205,67 @@ async def test_autoscaling_takes_a_pool_over_as_it_runs(release: Release) -> Non
     await release.scale(9, "kube-controller-manager")
     await release.rollback(4)  # the autoscaler's number is not in it
     assert await release.replicas() == 9
+
+
+@asynccontextmanager
+async def scaled_objects(cluster: Cluster) -> AsyncIterator[None]:
+    """A cluster that knows ScaledObjects; what is in them only KEDA would check."""
+    crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1alpha1", "served": True, "storage": True}
+    made: Object = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "scaledobjects.keda.sh"},
+        "spec": {
+            "group": "keda.sh",
+            "scope": "Namespaced",
+            "names": {"kind": "ScaledObject", "plural": "scaledobjects"},
+            "versions": [{**version, "schema": {"openAPIV3Schema": anything}}],
+        },
+    }
+    await cluster.admin.call("POST", crds, made)
+
+    async def established() -> bool:
+        found = await cluster.admin.call("GET", f"{crds}/scaledobjects.keda.sh")
+        conditions = found.get("status", {}).get("conditions", [])
+        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
+    try:
+        await until(established, "ScaledObjects are served")
+        yield
+    finally:
+        await cluster.admin.call("DELETE", f"{crds}/scaledobjects.keda.sh")
+
+
+async def test_keda_takes_a_pool_over_as_it_runs_and_none_is_a_number(
+    release: Release, cluster: Cluster, own: ControlPlane
+) -> None:
+    scaled = pool(adapt={}, keda={"enabled": True, "serverAddress": SERVER})
+    async with scaled_objects(cluster):
+        await release.install(pool(replicas=4))
+        await release.upgrade(scaled)
+        assert await release.replicas() == 4
+        for replicas in (0, 3, 0):
+            await release.scale(replicas, "keda")
+            await release.upgrade(scaled)
+            assert await release.replicas() == replicas
+        await release.rollback(3)
+        assert await release.replicas() == 0
+        path = f"/apis/keda.sh/v1alpha1/namespaces/{cluster.namespace}/scaledobjects/{POOL}"
+        target = (await cluster.admin.call("GET", path))["spec"]["scaleTargetRef"]
+        assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": POOL}
+        await release.uninstall()
+
+
+async def test_keda_leaves_a_pool_asleep_that_was_so_before(
+    release: Release, cluster: Cluster, own: ControlPlane
+) -> None:
+    async with scaled_objects(cluster):
+        await release.install(pool(replicas=0))
+        await release.upgrade(pool(adapt={}, keda={"enabled": True, "serverAddress": SERVER}))
+        assert await release.replicas() == 0
+        await release.uninstall()
 
 
 async def test_a_number_that_somebody_else_has_set_is_a_conflict_as_the_readme_says(
