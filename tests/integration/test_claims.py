@@ -293,7 +293,7 @@ async def test_a_claim_that_is_replayed_is_refused(
 
 @pytest.mark.parametrize(
     "lie",
-    [{"holds": -1}, {"weight": 1e9}, {"weight": 0}, {"wants": 0}, {"wants": 10**9}],
+    [{"holds": -1}, {"weight": 1e9}, {"weight": 0}, {"wants": -1}, {"wants": 10**9}],
     ids=repr,
 )
 async def test_a_claim_beyond_all_bounds_is_refused_and_not_passed_on(
