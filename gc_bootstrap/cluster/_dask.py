@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures.thread  # noqa: F401 - registers its own end; ours is to come before it
+import os
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Mapping
@@ -233,8 +234,9 @@ def at_exit(function: Callable[[], None]) -> None:
     register(function)
 
 
-def _close_all() -> None:
-    for cluster in list(_ALIVE):
+def _close_all(made_in: int = os.getpid()) -> None:
+    # What this process has forked has the objects, and nothing of what they stand for.
+    for cluster in list(_ALIVE) if os.getpid() == made_in else ():
         if cluster.status not in (Status.closed, Status.failed):
             with suppress(TimeoutError):
                 cluster.close(timeout=EXIT_TIMEOUT)
