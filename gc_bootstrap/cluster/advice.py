@@ -48,8 +48,7 @@ def _of_pool(pool: Status, status: Status) -> list[str]:
             f"{pool['discovery']} finds {len(pool['peers'])} agents, and {wanted} are wanted"
             f" ({_why_so_many(pool)})"
         )
-    spare = set(pool["spare"])
-    missing = [r for r in rows(pool) if r.state in MISSING and r.peer not in spare]
+    missing = [row for row in rows(pool) if row.state in MISSING]
     if missing:
         named = [f"{r.peer} is {r.state}{': ' if r.reason else ''}{r.reason}" for r in missing]
         more = [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from gc_bootstrap.cli.report import STATES, Row, incomplete, rows, summary
+from gc_bootstrap.cli.report import STATES, Row, claimed, incomplete, rows, summary
 
 MOST = 100
 """Rows that are shown; the others are counted."""
@@ -43,6 +43,7 @@ def _coloured(text: str, colour: str) -> str:
 def _pool(pool: Mapping[str, Any]) -> str:
     title = f"<strong>Pool {escape(pool['name'])}:</strong> {escape(summary(pool))}"
     said = [(pool["error"], "red"), (pool["warning"], "yellow"), (incomplete(pool), "yellow")]
+    said += [(line, "dim") for line in claimed(pool)]
     notes = "".join(f"<br>{_coloured(text, colour)}" for text, colour in said if text)
     found = rows(pool)
     more = f"<p>and {len(found) - MOST} more</p>" if len(found) > MOST else ""

@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
+import types
 import warnings
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -299,3 +302,33 @@ def test_its_widget_is_made_once_and_updates_on_its_own_loop() -> None:
             assert cluster.sync(loop) is cluster.loop
 
     asyncio.run(shown())
+
+
+def test_without_ipywidgets_it_is_shown_as_html(monkeypatch: pytest.MonkeyPatch) -> None:
+    displayed: list[dict[str, str]] = []
+    display = types.SimpleNamespace(display=lambda data, raw: displayed.append(data))
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    with pool_cluster() as cluster:
+        cluster._ipython_display_()
+        (data,) = displayed
+        assert data["text/plain"] == repr(cluster)
+        assert "<strong>Pool default:</strong>" in data["text/html"]
+
+
+# -- among others ----------------------------------------------------------------------------------
+
+
+async def test_two_clusters_that_say_nothing_of_it_share_the_agents_there_are() -> None:
+    async def holds(cluster: PoolCluster, count: int) -> bool:
+        return len((await cluster.pool_status())["pools"][0]["members"]) == count
+
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            await stack.enter_async_context(agent_here())
+        first = await stack.enter_async_context(pool_cluster(asynchronous=True))
+        await until(lambda: holds(first, 4), "the first has all")
+        async with pool_cluster(asynchronous=True) as second:
+            await until(lambda: holds(second, 2), "the second has half")
+            assert await holds(first, 2)
+        await until(lambda: holds(first, 4), "the first has all again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from distributed import Client
 from distributed.core import Status
 
 from gc_bootstrap import ConfigError, GcBootstrapError, PoolCluster
-from tests.integration.harness import free_port, scheduler_here, until
+from tests.integration.harness import Processes, free_port, request, scheduler_here, until
 from tests.integration.pool_clusters import agents_beside, pool_cluster
 
 pytestmark = pytest.mark.timeout(120)
@@ -108,6 +109,34 @@ async def test_an_agent_that_does_not_start_ends_the_start_with_its_last_words(
     with pytest.raises(GcBootstrapError, match="Agent 0 has ended by itself") as told:
         await pool_cluster(agents=1, cookie_file=str(cookie), asynchronous=True)
     assert "the cookie has 5 characters" in str(told.value)
+
+
+async def test_a_close_waits_for_no_task_and_moves_no_data_and_agents_are_the_next_ones(
+    processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    agents = await processes.agents(2)
+    async with pool_cluster(asynchronous=True) as cluster:
+        client = await Client(cluster, asynchronous=True)
+        await client.wait_for_workers(2)
+        data = await client.map(_inc, range(100), pure=False)[0]
+        assert data == 1
+        hours = client.map(lambda _: __import__("time").sleep(3600), range(2), pure=False)
+        await until(lambda: _processing(cluster) == 2, "both compute")
+        caplog.clear()
+        await cluster.close()
+        assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []
+        for peer in agents:
+            _, told = await request(peer, "GET", "/v1/status")
+            assert told["state"] == "idle", "when close() returns"
+        await client.close()
+        del hours
+    async with pool_cluster(asynchronous=True) as another:
+        await another.wait_for_workers(2)
+
+
+def _processing(cluster: PoolCluster) -> int:
+    assert cluster.scheduler is not None
+    return sum(len(ws.processing) for ws in cluster.scheduler.workers.values())
 
 
 # -- ends ------------------------------------------------------------------------------------------
