@@ -327,6 +327,14 @@ class HookedNanny(Nanny):
             await self.worker_restarted()
         return status
 
+    def kill_at_once(self) -> None:
+        """Kill the process if it is still there; whoever waits for its end sees it."""
+        process = self.process.process if self.process is not None else None
+        with suppress(ValueError):  # it has been closed, too
+            if process is not None and process.is_alive():
+                logger.warning("Worker process %s has not ended in time: it is killed", process.pid)
+                process.kill()
+
     async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
         """End the process, also one whose start was cut short.
 

@@ -99,8 +99,11 @@ class AgentNanny(_dask.HookedNanny):
             self._on_ending()
 
     def abandon(self) -> None:
-        """Give the worker little time to close."""
+        """Give the worker little time to close; also one that has been given more."""
         self._close_timeout = ABANDONED_TIMEOUT
+        if self.is_ending:
+            # As long as Dask waits for it that is told so from the first.
+            asyncio.get_running_loop().call_later(0.8 * ABANDONED_TIMEOUT, self.kill_at_once)
 
     async def close(  # type: ignore[override]  # as Nanny.close does
         self, timeout: float | None = None, reason: str = "nanny-close"

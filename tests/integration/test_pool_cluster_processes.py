@@ -126,7 +126,7 @@ async def test_a_close_waits_for_no_task_and_moves_no_data_and_agents_are_the_ne
         await cluster.close()
         assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []
         for peer in agents:
-            _, told = await request(peer, "GET", "/v1/status")
+            _, told = await request(peer, "GET", "/readyz")
             assert told["state"] == "idle", "when close() returns"
         await client.close()
         del hours
