@@ -164,7 +164,8 @@ class Claims:
         """Tell nobody anything any more, and wait for what is under way. May be called again."""
         tasks = [*self._relays, *self._tellings]
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # it would not wait for what it has begun
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- who holds it ----------------------------------------------------------------------------

@@ -33,6 +33,8 @@ LEASE_TIMEOUT = 300.0
 up a worker that is silent for as long (``distributed.scheduler.worker-ttl``)."""
 RELEASE_TIMEOUT = 5.0
 """Seconds that an attach waits for the workers of the last scheduler to be gone."""
+ENDING_PATIENCE = 0.5
+"""Seconds that a claim waits for workers that are ending, if who claims is next."""
 
 
 class Agent:
@@ -217,6 +219,8 @@ class Agent:
         self._check_fits(request)
         check_address(request.scheduler)
         held = await self.claims.note(request, lease.request, lease.link)
+        if self.life.workers_end and self.claims.is_next(request):
+            await asyncio.wait([lease.task], timeout=ENDING_PATIENCE)
         if self._lease is not None or not self.claims.is_next(request):
             raise held
         self._check_ready()  # it has become free meanwhile, for whoever asks
