@@ -71,6 +71,11 @@ class _Memory:
         else:
             self._limit += sign * held.limit
 
+    def cannot_rely_on(self, holdings: Iterable[Holding]) -> None:
+        """Do without some, be there room for the data or not."""
+        for held in holdings:
+            self._count(held, -1)
+
     def spares(self, held: Holding) -> bool:
         """Whether it can do without one more; then it does."""
         self._count(held, -1)
@@ -107,7 +112,8 @@ def kept(
 ) -> dict[str, int]:
     """How many members each pool that adapts keeps: all but idle ones that are spare.
 
-    Pools share the memory for the data, so that those that are filled last keep none for others.
+    Pools share the memory for the data. Those that are filled last give first, and nobody relies on
+    what they keep beyond their minimum: data that went there would keep them.
 
     Parameters
     ----------
@@ -119,13 +125,14 @@ def kept(
     for part in reversed(parts):
         if part.adapts:
             ours = [held for held in holdings if held.pool == part.name and not held.is_leaving]
-            count = len(ours)
-            for held in _first_to_go(ours):
-                enough = max(part.minimum, wanted.get(part.name, 0))
-                if not held.is_idle or count <= enough or not memory.spares(held):
-                    break
-                count -= 1
-            found[part.name] = count
+            stay = [held for held in ours if not (held.is_idle and held.may_go)]
+            spare = [held for held in _first_to_go(ours) if held.is_idle]
+            enough = max(part.minimum, wanted.get(part.name, 0))
+            while spare and len(spare) + len(stay) > enough and memory.spares(spare[0]):
+                del spare[0]
+            stay = spare + stay
+            found[part.name] = len(stay)
+            memory.cannot_rely_on(stay[part.minimum :])
     return found
 
 

@@ -26,7 +26,7 @@ SAMPLE = 10_000
 """Tasks that workers have, of which one look is taken, all in all."""
 LEAST_SAMPLE = 10
 """Of each worker, at least."""
-SLICE = 500
+SLICE = 250
 """Tasks that are looked at in one turn of the event loop; about 1 ms."""
 PER_WORKER = 10
 """As how many tasks each worker counts."""

@@ -83,6 +83,18 @@ def test_the_pool_that_is_filled_last_gives_first_and_the_data_is_kept_once() ->
     assert kept(parts, nothing, {"cheap": 0, "dear": 0}) == {"cheap": 0, "dear": 0}
 
 
+def test_data_does_not_move_to_where_it_would_keep_an_agent_of_a_later_pool() -> None:
+    holdings = [holds(A, 10, pool="cheap"), holds(B, pool="dear", is_idle=False)]
+    parts = [part("cheap", holdings), part("dear", holdings)]
+    assert kept(parts, holdings, {"cheap": 0, "dear": 0}) == {"cheap": 1, "dear": 1}
+    # Later, when both are idle, it is in the right place.
+    idle = [held._replace(is_idle=True) for held in holdings]
+    assert kept(parts, idle, {"cheap": 0, "dear": 0}) == {"cheap": 1, "dear": 0}
+    # What is there in any case does for the data as well.
+    parts = [part("cheap", holdings), part("dear", holdings, minimum=1)]
+    assert kept(parts, holdings, {"cheap": 0, "dear": 0}) == {"cheap": 0, "dear": 1}
+
+
 # -- memory that gets scarce ---------------------------------------------------------------------
 
 
