@@ -55,6 +55,10 @@ class Stake:
     keeps: int = 0
 
 
+NOT_SAID = Stake(holds=1)
+"""Of a holder that has said nothing of itself: it has this peer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """That a scheduler wants peers which another one holds.

@@ -124,15 +124,15 @@ class Record:
         """Take in what has become of a connect or a claim, and when it began."""
         before, now = self._history.attempts.get(peer), self._clock()
         known = self._history.surveys.get(peer)
-        if known is not None and outcome.soon and began - known.at > JUST:
-            # It was free when it was asked, and somebody was faster.
-            self._history = shared.doubted(self._history, peer)
-            logger.debug("Pool %s: %s not attached: %s", self._name, peer, outcome.reason)
-            return
         if known is not None and outcome.holder is not None:
             # Normal where schedulers share: it is asked again when it is free, or needed.
             survey = replace(known.survey, holder=outcome.holder)
             self._history = shared.surveyed(self._history, peer, survey, now)
+            logger.debug("Pool %s: %s not attached: %s", self._name, peer, outcome.reason)
+            return
+        if known is not None and outcome.soon and began - known.at > JUST:
+            # It was free when it was asked, and somebody was faster.
+            self._history = shared.doubted(self._history, peer)
             logger.debug("Pool %s: %s not attached: %s", self._name, peer, outcome.reason)
             return
         if not outcome:

@@ -19,7 +19,7 @@ from gc_bootstrap.pool import share
 from gc_bootstrap.pool.history import ASKS, SOON, History, Hold
 from gc_bootstrap.pool.surveys import FRESH, REREAD, Known, on_the_way
 from gc_bootstrap.pool.target import Target
-from gc_bootstrap.stake import Claim, Holder, Stake
+from gc_bootstrap.stake import NOT_SAID, Claim, Holder, Stake
 
 BATCH = 32
 """Peers to survey at once, at least, where some are missing: not all of thousands where four are
@@ -342,7 +342,7 @@ def _wants(own: Stake, missing: int, pool: Pool, history: History) -> dict[str, 
             continue
         name = known.survey.holder.scheduler_id
         counts[name] += 1
-        if name not in newest or known.at > newest[name].at:
+        if name not in newest or _says_more(known, newest[name]):
             newest[name] = known
     holders = {}
     for name, known in newest.items():
@@ -351,6 +351,14 @@ def _wants(own: Stake, missing: int, pool: Pool, history: History) -> dict[str, 
         holders[name] = replace(known.survey.holder.stake, holds=counts[name])
     wants = share.claims(own, missing, holders)
     return wants | dict.fromkeys(holders.keys() - wants.keys(), 0)
+
+
+def _says_more(known: Known, than: Known) -> bool:
+    """Whether one survey says more of a holder: not each agent has been told its weight."""
+    first, second = known.survey.holder, than.survey.holder
+    assert first is not None
+    assert second is not None
+    return (first.stake != NOT_SAID, known.at) > (second.stake != NOT_SAID, than.at)
 
 
 def _claims(

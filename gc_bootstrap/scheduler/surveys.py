@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gc_bootstrap.errors import DistError, PeerError
 from gc_bootstrap.peer import Outcome, Peer
-from gc_bootstrap.stake import Capacity, Holder, Stake, Survey
+from gc_bootstrap.stake import NOT_SAID, Capacity, Holder, Survey
 from gc_bootstrap.wire import versions
 from gc_bootstrap.wire.messages import StatusReply
 
@@ -77,5 +77,5 @@ def _holder(status: StatusReply) -> Holder | None:
         return None
     if status.scheduler is None:
         raise DistError("is no gc_bootstrap agent: it is held by a scheduler without an address")
-    stake = status.holder.holder.stake if status.holder is not None else Stake(holds=1)
+    stake = status.holder.holder.stake if status.holder is not None else NOT_SAID
     return Holder(status.scheduler, status.scheduler_id, stake)

@@ -19,7 +19,7 @@ from gc_bootstrap.config import AdaptOptions
 from gc_bootstrap.dist import Dist, Needed
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Outcome, Peer
-from gc_bootstrap.stake import Capacity, Claim, Holder, Stake, Survey
+from gc_bootstrap.stake import NOT_SAID, Capacity, Claim, Holder, Stake, Survey
 
 CLAIM_TTL = 15.0
 """Seconds for which a claim is kept, by agents and holders."""
@@ -51,7 +51,7 @@ class Agent:
 
     def says(self, holder: str) -> Holder:
         """Who it says holds it. Of one that has said nothing it is known that it holds this one."""
-        return Holder(holder, holder, Stake(1) if self.told is None else self.told)
+        return Holder(holder, holder, NOT_SAID if self.told is None else self.told)
 
 
 @dataclass(frozen=True)
