@@ -137,8 +137,12 @@ def _policy(pool: Pool) -> Iterator[str]:
 
 
 def claimed(pool: Pool) -> list[str]:
-    """Who claims some of its members, the neediest first, each in one line."""
-    needy = sorted(pool["claims"], key=lambda claim: (claim["holds"] + 1) / claim["weight"])
+    """Who claims some of its members, the neediest first, each in one line.
+
+    Without those that would only hear when one is free.
+    """
+    wanting = [claim for claim in pool["claims"] if claim["wants"]]
+    needy = sorted(wanting, key=lambda claim: (claim["holds"] + 1) / claim["weight"])
     lines = [
         f"claimed by scheduler {claim['scheduler-id']} at {claim['scheduler']}: holds"
         f" {claim['holds']}, weight {claim['weight']:g}, wants {claim['wants']}"

@@ -43,8 +43,9 @@ _pem = click.Path(exists=True, resolve_path=True)
     "--check",
     is_flag=True,
     help="Print one line, and exit with 1 unless all is well: every pool is started and not paused,"
-    " has a complete answer and no error or warning; every peer that is not leaving is a member"
-    " with all of its workers; and no drain of the last 10 minutes has lost anything.",
+    " has a complete answer and no error or warning; every peer is a member with all of its"
+    " workers, unless it is leaving, not needed or another scheduler's share; and no drain of the"
+    " last 10 minutes has lost anything.",
 )
 def command(
     scheduler: str | None,

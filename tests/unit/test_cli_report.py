@@ -190,6 +190,7 @@ def test_the_neediest_claims_are_told_in_a_few_lines() -> None:
         "claimed by scheduler Scheduler-d at tcp://d:8786: holds 9, weight 1, wants 3"
     ]
     assert claimed(pool()) == []
+    assert claimed(pool(claims=(replace(claims[0], wants=0),))) == [], "would only hear of it"
 
 
 def test_every_state_has_a_colour_that_rich_knows() -> None:
