@@ -22,6 +22,7 @@ from distributed.core import Status as Status
 from distributed.core import rpc
 from distributed.deploy import Cluster  # type: ignore[attr-defined]
 from distributed.exceptions import WorkerStartTimeoutError as WorkerStartTimeoutError
+from distributed.objects import SchedulerInfo
 from distributed.utils import Log, Logs, silence_logging_cmgr
 
 _CLUSTER = "distributed.deploy:Cluster"
@@ -35,12 +36,14 @@ NEEDS = (
         "2023.12.0",
         "waiting says what is amiss",
     ),
+    ("distributed.objects", "SchedulerInfo", "2021.5.1", "a cluster knows its workers"),
     ("distributed.utils", "Log", "2.0.0", "logs of processes that a cluster has started"),
     ("distributed.utils", "Logs", "2.0.0", "logs of processes that a cluster has started"),
     ("distributed.utils", "silence_logging_cmgr", "2022.7.0", "silence_logs"),
     (_CLUSTER, "_start", "2.1.0", "a cluster connects to its scheduler"),
     (_CLUSTER, "_close", "2.1.0", "a cluster leaves its scheduler"),
     (_CLUSTER, "_get_logs", "2.1.0", "logs of processes that a cluster has started"),
+    (_CLUSTER, "_cluster_info", "2021.12.0", "a cluster of a scheduler elsewhere has its name"),
     (_CLUSTER, "_loop_runner", "2.1.0", "a cluster without asynchronous=True has a loop"),
     (_CLUSTER, "_adaptive", "2.1.0", "what adapt() was last given"),
     (_CLUSTER, "_wait_for_workers", "2022.6.1", "waiting says what is amiss"),
@@ -106,6 +109,11 @@ class ManagedCluster(_Cluster):  # type: ignore[misc]
                 self._loop_runner.stop()
                 raise
 
+    @property
+    @abstractmethod
+    def is_its_own(self) -> bool:
+        """Whether the scheduler is there for this cluster."""
+
     @abstractmethod
     async def launch(self) -> rpc:
         """Start all there is to start, and return the way to the scheduler."""
@@ -137,12 +145,30 @@ class ManagedCluster(_Cluster):  # type: ignore[misc]
             self.status = Status.starting
             try:
                 self.scheduler_comm = await self.launch()
-                await super()._start()
+                await (super()._start() if self.is_its_own else self._start_as_a_guest())
                 await self.launched()
             except BaseException:
                 self.status = Status.failed
                 await self._end()
                 raise
+
+    async def _start_as_a_guest(self) -> None:
+        """Do what Dask does at a start, but nothing that a cluster which is there already notices.
+
+        A scheduler tells one cluster of its workers, the last one that has asked (distributed
+        2026.8), and knows one cluster's name.
+        """
+        known = await self.scheduler_comm.get_metadata(keys=["cluster-manager-info"], default={})
+        self._cluster_info.update(known)
+        await self.look_at_workers()
+        for callback in self.periodic_callbacks.values():
+            callback.start()
+        self.status = Status.running
+
+    async def look_at_workers(self) -> None:
+        """Ask the scheduler who its workers are, where it does not tell by itself."""
+        if not self.is_its_own:
+            self.scheduler_info = SchedulerInfo(await self.scheduler_comm.identity())
 
     async def _close(self) -> None:
         async with self._turn:

@@ -198,6 +198,11 @@ class PoolCluster(SizedCluster):
         """The scheduler itself, where it runs in this process."""
         return self._place.scheduler
 
+    @property
+    def is_its_own(self) -> bool:
+        """Whether it has made its scheduler, and did not :meth:`connect` to it."""
+        return not isinstance(self._place, Elsewhere)
+
     # -- start and end ---------------------------------------------------------------------------
 
     async def launch(self) -> rpc:
@@ -250,6 +255,7 @@ class PoolCluster(SizedCluster):
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT):
                     self._pools = await self.pools_now()
+                    await self.look_at_workers()
             except (OSError, TimeoutError, GcBootstrapError) as exc:
                 logger.debug("The pools could not be asked: %s", exc)  # Dask says it loudly enough
                 continue

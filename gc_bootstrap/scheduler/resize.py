@@ -9,6 +9,9 @@ from gc_bootstrap import config
 from gc_bootstrap.config import DEFAULT_POOL, NAMESPACE, AdaptOptions
 from gc_bootstrap.errors import ConfigError
 
+MOST = 1_000_000
+"""More agents than that are a slip of the pen, and perhaps a number that no message can carry."""
+
 
 def read_size(size: Any = "all", adapt: Any = None) -> tuple[int | None, AdaptOptions | None]:
     """Read a size.
@@ -29,9 +32,21 @@ def read_size(size: Any = "all", adapt: Any = None) -> tuple[int | None, AdaptOp
     # Nothing is looked for by this discovery; it is there for the rest to be a whole pool.
     given = {"discovery": "none", "size": size, "adapt": adapt}
     pools, problems = config.read_pools(given, configured={})
+    if not problems:
+        options = pools[DEFAULT_POOL]
+        known = options.adapt if options.adapt is not None else AdaptOptions()
+        counts = {
+            "size": options.size,
+            "adapt.minimum": known.minimum,
+            "adapt.maximum": known.maximum,
+        }
+        problems = [
+            f"{key}: {count} is more than {MOST}"
+            for key, count in counts.items()
+            if count is not None and count > MOST
+        ]
     if problems:
         raise ConfigError(problem.removeprefix(f"{NAMESPACE}.") for problem in problems)
-    options = pools[DEFAULT_POOL]
     return options.size, options.adapt
 
 
@@ -48,6 +63,6 @@ def which(pools: Collection[str], name: Any) -> str:
         if len(pools) != 1:
             raise ConfigError(f"pool: which one? {there_are}")
         (name,) = pools
-    if name not in pools or not isinstance(name, str):
+    if not isinstance(name, str) or name not in pools:
         raise ConfigError(f"pool: {name!r} is none; {there_are}")
     return name

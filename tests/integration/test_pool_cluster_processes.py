@@ -21,7 +21,14 @@ from distributed import Client
 from distributed.core import Status
 
 from gc_bootstrap import ConfigError, GcBootstrapError, PoolCluster
-from tests.integration.harness import Processes, free_port, request, scheduler_here, until
+from tests.integration.harness import (
+    Processes,
+    agent_here,
+    free_port,
+    request,
+    scheduler_here,
+    until,
+)
 from tests.integration.pool_clusters import agents_beside, pool_cluster
 
 pytestmark = pytest.mark.timeout(120)
@@ -213,6 +220,11 @@ async def test_a_cluster_of_a_scheduler_elsewhere_steers_its_pools_and_leaves_it
             assert cluster.name == "theirs", "as that one calls itself"
             await cluster.scale(2)
             assert (await theirs.pool_status())["pools"][0]["size"] == 2
+            await cluster.adapt(0, 5)
+            async with agent_here():
+                await theirs.scale(1)
+                both = (theirs, cluster)
+                await until(lambda: all("workers=1" in repr(c) for c in both), "both see it")
             await cluster.adapt(0, 5)
             async with Client(cluster, asynchronous=True) as client:
                 assert client.scheduler_info()["address"] == address

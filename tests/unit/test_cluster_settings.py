@@ -102,6 +102,10 @@ def test_a_size_has_each_problem_in_a_line() -> None:
     assert [problem.partition(":")[0] for problem in told.value.problems] == [
         *("size", "adapt.minimum", "adapt.maximum", "adapt.maximal"),
     ]
+    with pytest.raises(ConfigError, match="size: 10000000 is more than 1000000"):
+        read_size(10**7)
+    with pytest.raises(ConfigError, match=r"adapt\.maximum: 10{30} is more than"):
+        read_size(adapt={"maximum": 10**30})
     with pytest.raises(ConfigError, match="size: 2 contradicts adapt"):
         read_size(2, {"maximum": 3})
     assert read_size() == (None, None)
