@@ -296,9 +296,10 @@ def unrunnable_tasks(scheduler: Scheduler, start: int, stop: int) -> list[TaskSt
     Those before them are passed over, or those behind them where they are fewer: 5 ms for 500,000.
     """
     waiting, count = scheduler.unrunnable, len(scheduler.unrunnable)
+    start, stop = min(start, count), min(stop, count)
     if start <= count - stop:
         return list(islice(waiting, start, stop))
-    return list(islice(reversed(waiting), max(0, count - stop), count - start))
+    return list(islice(reversed(waiting), count - stop, count - start))
 
 
 def duration(scheduler: Scheduler, ts: TaskState) -> float:

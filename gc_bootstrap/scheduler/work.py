@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ SLICE = 250
 """Tasks that are looked at in one turn of the event loop; about 1 ms."""
 PER_WORKER = 10
 """As how many tasks each worker counts."""
+
+NOWHERE = Kind(resources=frozenset({("", math.inf)}))
+"""Of tasks that ask for nothing sensible."""
 
 Amounts = dict[Kind, Amount]
 
@@ -89,19 +93,20 @@ class Reader:
             idle ones, and those before the ones that leave. And what each of all these holds.
         """
         pace = _Pace()
-        workers = dict(self._scheduler.workers)
+        workers = self._scheduler.workers
         may_go = _dask.may_leave(self._scheduler, workers.values())
-        await pace.turn()
         parties: dict[tuple[str, Peer | str], list[WorkerState]] = {}
         for address, ws in workers.items():
             tag = self._members.tag(address)
             whose = ("", address) if tag is None else (tag.pool, Peer.parse(tag.peer))
             parties.setdefault(whose, []).append(ws)
-            if pace.passed(1):
-                await pace.turn()
         agents: dict[str, list[Agent]] = {}
         holdings = []
-        for (pool, who), found in parties.items():
+        for (pool, who), members in parties.items():
+            # Without those that have gone meanwhile.
+            found = [ws for ws in members if self._scheduler.workers.get(ws.address) is ws]
+            if not found:
+                continue
             peer = who if isinstance(who, Peer) else None
             held = self._holding(pool, peer, found, may_go.issuperset(found))
             holdings.append(held)
@@ -239,10 +244,14 @@ class _Tasks:
         workers, hosts, resources = found
         named = (frozenset(workers), frozenset(hosts)) if workers or hosts else None
         key = (named, tuple(resources.items()))
-        kind = self._kinds.get(key)
+        try:
+            kind = self._kinds.get(key)
+        except TypeError:
+            return NOWHERE  # of some resource it takes a list, or the like
         if kind is None:
             places = frozenset(map(self._scheduler.coerce_hostname, hosts))
-            kind = Kind(frozenset(workers), places, frozenset(resources.items()))
+            takes = frozenset((name, _amount(value)) for name, value in resources.items())
+            kind = Kind(frozenset(workers), places, takes)
             self._kinds[key] = kind
         return kind
 
@@ -272,6 +281,12 @@ class _Tally:
     def amounts(self) -> Amounts:
         """The result."""
         return {kind: Amount(*found) for kind, found in self._found.items()}
+
+
+def _amount(value: object) -> float:
+    """How much of a resource a task takes; what is no number is more than anybody has."""
+    is_number = isinstance(value, (int, float)) and not math.isnan(value)
+    return float(value) if is_number else math.inf  # type: ignore[arg-type]
 
 
 def _add(into: Amounts, kind: Kind, amount: Amount) -> None:

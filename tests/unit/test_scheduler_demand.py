@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from distributed import Scheduler
@@ -11,6 +12,7 @@ from distributed.scheduler import WorkerState
 
 from gc_bootstrap.agent._dask import Status
 from gc_bootstrap.config import AdaptOptions
+from gc_bootstrap.dist import Needed
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.scheduler import work as reading
@@ -95,6 +97,44 @@ async def test_a_worker_is_sampled_and_scaled_up(scheduler: Scheduler) -> None:
     assert begun[""][ANYWHERE].tasks == pytest.approx(4)
     assert waiting[ANYWHERE].tasks == pytest.approx(49_996)
     assert begun[""][ANYWHERE].seconds + waiting[ANYWHERE].seconds == pytest.approx(ws.occupancy)
+
+
+@pytest.mark.parametrize("amount", ["1", None, [1], float("nan")])
+async def test_a_task_that_asks_for_no_sensible_amount_can_run_nowhere(
+    scheduler: Scheduler, amount: Any
+) -> None:
+    demand = Demand(scheduler)
+    demand.join("gpu", 0, lambda: None)
+    gpu = {Peer("b", port): Capacity(resources={"GPU": 1.0}) for port in range(1, 9)}
+    add_unrunnable(scheduler, 3, {"GPU": amount})
+    assert await demand.needed("gpu", gpu, frozenset(), ADAPTS) == Needed(0)
+    add_unrunnable(scheduler, 20, {"GPU": 1})
+    demand.update_graph(scheduler)
+    assert await demand.needed("gpu", gpu, frozenset(), ADAPTS) == Needed(2)
+    await demand.before_close()
+
+
+async def test_tasks_that_go_while_they_are_looked_at_are_no_hindrance(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "WINDOW", 100)
+    add_unrunnable(scheduler, 1050, None)
+    look = asyncio.create_task(Reader(scheduler).work())
+    await asyncio.sleep(0)
+    for ts in list(scheduler.unrunnable)[30:]:
+        del scheduler.unrunnable[ts]
+    found, _ = await look
+    assert sum(amount.tasks for amount in found.values()) <= 1050
+
+
+async def test_a_worker_that_goes_while_it_is_looked_at_is_not_there(scheduler: Scheduler) -> None:
+    for port in range(1, 1001):
+        add_worker(scheduler, port, 0)
+    look = asyncio.create_task(Reader(scheduler).workers())
+    await asyncio.sleep(0)
+    scheduler.workers.clear()
+    agents, holdings = await look
+    assert len(agents.get("", ())) == len(holdings) < 1000
 
 
 async def test_a_look_gives_way_to_others(scheduler: Scheduler) -> None:
