@@ -12,6 +12,7 @@ from gc_bootstrap.agent.claims import Claims
 from gc_bootstrap.agent.lease import Lease
 from gc_bootstrap.agent.link import Link, check_address
 from gc_bootstrap.agent.options import WorkerOptions
+from gc_bootstrap.agent.reach import Reach
 from gc_bootstrap.agent.refusals import Refusals
 from gc_bootstrap.agent.state import Event, Life
 from gc_bootstrap.wire import versions
@@ -67,6 +68,7 @@ class Agent:
         self.refusals = Refusals()
         self.life = Life()
         self.claims = Claims()
+        self._reach = Reach(options.security)
         self._lease: Lease | None = None
         self._left: list[asyncio.Future[None]] = []
 
@@ -218,6 +220,11 @@ class Agent:
             return
         self._check_fits(request)
         check_address(request.scheduler)
+        # Who cannot be reached from here could not have it, and would be given it again and again.
+        await self._reach.check(request.scheduler, request.scheduler_id)
+        lease = self._lease
+        if lease is None or lease.request.scheduler_id == request.scheduler_id:
+            return  # meanwhile
         held = await self.claims.note(request, lease.request, lease.link)
         if self.life.workers_end and self.claims.is_next(request):
             await asyncio.wait([lease.task], timeout=ENDING_PATIENCE)

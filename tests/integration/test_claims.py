@@ -30,6 +30,7 @@ from tests.integration.harness import (
     COOKIE,
     Processes,
     agent_here,
+    free_port,
     nonce_of,
     request,
     scheduler_here,
@@ -250,9 +251,10 @@ async def test_a_holder_that_hangs_or_is_killed_keeps_no_claimant_waiting(
 # -- who may claim ---------------------------------------------------------------------------------
 
 
-def body_of(scheduler: Scheduler, who: str = "me", holds: int = 0) -> bytes:
+def body_of(scheduler: Scheduler, pool: str = "default", holds: int = 0) -> bytes:
+    claim = AttachClaim(holds, 1.0, 1)
     return AttachRequest(
-        scheduler.address, who, "localhost:1", claim=AttachClaim(holds, 1.0, 1)
+        scheduler.address, scheduler.id, "localhost:1", pool=pool, claim=claim
     ).encode()
 
 
@@ -338,11 +340,12 @@ async def test_a_flood_of_claims_is_bounded_in_agent_and_holder(
     nonce = await nonce_of(agent.peer)
 
     async def claim(number: int) -> int:
-        body = body_of(second, f"forged-{number}", holds=number % 7)
+        body = body_of(second, f"pool-{number}", holds=number % 7)
         header = tokens.sign(COOKIE, "POST", "/v1/attach", body, time.time(), nonce)
         headers = {"Authorization": header}
         return (await request(agent.peer, "POST", "/v1/attach", body, headers=headers))[0]
 
+    assert await claim(0) == 409
     for begin in range(0, 3 * MOST_CLAIMANTS, 50):
         answered = await asyncio.gather(*map(claim, range(begin, begin + 50)))
         assert set(answered) == {409}
@@ -350,4 +353,26 @@ async def test_a_flood_of_claims_is_bounded_in_agent_and_holder(
     assert len(agent.agent.claims._claimants.current()) == MOST_CLAIMANTS
     outcome = await theirs.claim(agent.peer, replace(NEEDY, weight=1000.0), 1)
     assert outcome.holder is not None
-    assert ours.claims()[0].scheduler_id == second.id, "the neediest is heard above all"
+    assert ours.claims()[0].pool == "default", "the neediest is heard above all"
+
+
+@pytest.mark.parametrize("what", ["nobody", "another"])
+async def test_a_claimant_that_the_agent_cannot_reach_is_told_so_and_its_holder_hears_nothing(
+    dists: DistFactory,
+    parties: Parties,
+    cookie_file: str,
+    second: Scheduler,
+    third: Scheduler,
+    agent: AgentServer,
+    what: str,
+) -> None:
+    ours = await parties()
+    assert await ours.connect(agent.peer)
+    there = third.address if what == "another" else f"tcp://127.0.0.1:{free_port()}"
+    options = PoolOptions(cookie_file=cookie_file, scheduler_address=there)
+    theirs = await dists(options, scheduler=second)
+    reason = "another scheduler is at" if what == "another" else "cannot reach the scheduler at"
+    for _ in range(2):
+        with pytest.raises(DistError, match=f"{reason} {there}"):
+            await theirs.claim(agent.peer, NEEDY, 1)
+    assert (agent.agent.claims.count, ours.claims()) == (0, ())
