@@ -2,12 +2,14 @@
 
 The parts are real: a :class:`Pool`, the dist ``dask`` and a ``Scheduler`` whose worker table holds
 a ``WorkerState`` for each member, with the tag that our workers report. Only the workers
-themselves are missing. Three cases:
+themselves are missing. The cases:
 
 - *members*: a static list of peers, all of them attached.
 - *new objects*: the same, from a discovery that makes its :class:`Peer` objects anew at each look,
   as one that asks a name server does.
 - *backoff*: none is attached and all are backing off after a failed connect.
+- *size*: 10 are wanted and attached, the others are not needed.
+- *adapt*: the same, as many as the work needs, and what all the others can do is known.
 
 Printed: the time of one refresh, of each 1,000 peers in it, and the longest uninterrupted stretch
 on the event loop while the pool's own loop refreshes (which a busy machine can only make longer;
@@ -21,6 +23,8 @@ import argparse
 import asyncio
 import gc
 import time
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import dask.config
@@ -30,16 +34,19 @@ from distributed.core import Status
 from distributed.scheduler import WorkerState
 
 from gc_bootstrap import Discovery, DistError, Outcome, Peer, Pool, Snapshot
-from gc_bootstrap.config import DEFAULT_POOL, PoolOptions, ReconnectOptions
+from gc_bootstrap.config import DEFAULT_POOL, AdaptOptions, PoolOptions, ReconnectOptions
 from gc_bootstrap.discovery.static import StaticDiscovery
-from gc_bootstrap.dist import Owner
+from gc_bootstrap.dist import Needed, Owner
 from gc_bootstrap.scheduler.dask import DaskDist
+from gc_bootstrap.stake import Capacity, Survey
 from gc_bootstrap.wire.tag import KEY as TAG
 
 TARGET = 0.005
 """Seconds per 1,000 peers."""
 STRETCH = 0.010
 """Seconds that a refresh may keep the event loop at a time."""
+WANTED = 10
+"""Members of a pool of a size."""
 LONG = 3600.0
 """Seconds; no backoff ends within a benchmark."""
 
@@ -63,6 +70,28 @@ class Unreachable(DaskDist):
         """Fail as a connection would, only sooner."""
         await asyncio.sleep(0)
         raise DistError("is not reachable: Connection refused")
+
+
+class Free(DaskDist):
+    """The dist `dask`, on a network where every peer says at once that it is free."""
+
+    async def survey(self, peer: Peer) -> Survey:
+        """Answer as an idle agent would."""
+        await asyncio.sleep(0)
+        return Survey()
+
+    async def needed(
+        self,
+        capacities: Mapping[Peer, Capacity],
+        held: AbstractSet[Peer],
+        adapt: AdaptOptions,
+    ) -> Needed:
+        """Answer as for work that is what those members can do."""
+        await super().needed(capacities, held, adapt)
+        return Needed(WANTED)
+
+
+DISTS: dict[str, type[DaskDist]] = {"backoff": Unreachable, "size": Free, "adapt": Free}
 
 
 @dataclass
@@ -109,19 +138,27 @@ async def measure(case: str, count: int, runs: int) -> Result:
     discovery: Discovery = StaticDiscovery([f"{host}:{port}" for host, port in names])
     if case == "new objects":
         discovery = NewObjects(names, 2 * runs + 5)
-    dist = Unreachable() if case == "backoff" else DaskDist()
+    dist = DISTS.get(case, DaskDist)()
     options = PoolOptions(
-        refresh_interval=LONG, reconnect=ReconnectOptions(initial=LONG, max=2 * LONG)
+        size=WANTED if case == "size" else None,
+        adapt=AdaptOptions(interval=LONG) if case == "adapt" else None,
+        refresh_interval=LONG,
+        reconnect=ReconnectOptions(initial=LONG, max=2 * LONG),
     )
     scheduler = Scheduler(host="127.0.0.1", port=0, dashboard_address=":0")  # never started
+    sized = case in ("size", "adapt")
     if case != "backoff":
-        add_members(scheduler, names)
+        add_members(scheduler, names[:WANTED] if sized else names)
     dist.bind(Owner(scheduler, options=options))
     times, ticker = Times(), Ticker()
     async with Pool(discovery, dist, options=options) as pool:
+        if case == "adapt":
+            for host, port in names[WANTED:]:
+                pool._record.surveyed(Peer(host, port), Survey())
         await pool.run_once()
         plan = await pool.refresh()
-        assert len(plan.held) == (count if case == "backoff" else 0), "not the case it should be"
+        held = count if case == "backoff" else count - WANTED if sized else 0
+        assert len(plan.held) == held, "not the case it should be"
         gc.collect()
         gc.freeze()  # what is measured is the refresh, not this benchmark's 10,000 workers
         for _ in range(runs):
@@ -173,7 +210,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000], metavar="N")
     given = parser.parse_args()
-    cases = ["members", "new objects", "backoff"]
+    cases = ["members", "new objects", "backoff", "size", "adapt"]
     found: dict[tuple[str, int], Result] = {}
     # It looks at what workers report with their heartbeats, and these workers send none.
     dask.config.set({"distributed.scheduler.active-memory-manager.start": False})

@@ -193,7 +193,7 @@ def observe(
     }
     surveys = history.surveys
     if surveys:
-        surveys = still_known(surveys, snapshot.peers, members, snapshot.complete, now)
+        surveys = still_known(surveys, snapshot.peers, frozenset(members), snapshot.complete, now)
     return replace(
         history,
         attempts=attempts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -171,7 +171,7 @@ class Lookout:
     ) -> Demand:
         if self._demand is None:
             self._demand = Demand.held(len(members - going), adapt)
-        capacities, held = _capacities(history, members)
+        capacities, held = _capacities(history)
         # A plan that was made because a peer has answered need not look at the work as well.
         recent = self._clock() - self._demand.since < 0.9 * adapt.interval
         same = capacities.keys() == self._capacities.keys() and held == self._held
@@ -214,16 +214,13 @@ class Lookout:
         self.say_error(source, f"{what}: {reason}", bug)
 
 
-def _capacities(
-    history: History, members: Iterable[Peer]
-) -> tuple[dict[Peer, Capacity], frozenset[Peer]]:
+def _capacities(history: History) -> tuple[dict[Peer, Capacity], frozenset[Peer]]:
     """What those can do that are no members and may be had; and which of them others hold."""
-    members = frozenset(members)
     capacities: dict[Peer, Capacity] = {}
     held: set[Peer] = set()
     for peer, known in history.surveys.items():
-        if peer in members or known.at == -math.inf:
-            continue  # the latter has not answered when it was asked again
+        if known.at == -math.inf:
+            continue  # it has not answered when it was asked again
         capacities[peer] = known.survey.capacity
         if known.survey.holder is not None:
             held.add(peer)

@@ -154,9 +154,10 @@ def plan(
     pool = sized.Pool(
         ready=simple.connect,
         # Without those that are no peers of their own: other names, and what is no agent.
-        others=frozenset(
-            peer for peer, hold in held.items() if peer not in members and hold.until < math.inf
+        peers=(snapshot.peers - members - busy - snapshot.leaving).difference(
+            [peer for peer, hold in held.items() if hold.until == math.inf]
         ),
+        resting=held.keys(),
         members=members - leaving - releasing,
         going=leaving,
         connecting=busy - disconnecting - releasing - members,
@@ -190,23 +191,22 @@ def _candidates(
     busy: AbstractSet[Peer],
 ) -> tuple[list[Peer], list[Peer], dict[Peer, Hold]]:
     """Split the peers that are no members: never tried, tried before, and left alone for now."""
-    fresh: list[Peer] = []
     retries: list[Peer] = []
-    held: dict[Peer, Hold] = {}
     attempts = history.attempts
-    for peer in snapshot.peers - members - busy:
-        hold = attempts.get(peer)
-        if peer in snapshot.leaving:
-            held[peer] = _LEAVING
-        elif hold is None:
-            fresh.append(peer)
-        elif hold.same_as in members if hold.same_as is not None else hold.until > now:
+    # Thousands of peers: sets are compared in C, a peer's hash is computed in Python.
+    candidates = snapshot.peers - members - busy
+    held = dict.fromkeys(candidates & snapshot.leaving, _LEAVING)
+    candidates -= snapshot.leaving
+    untried = candidates.difference(attempts)
+    for peer in candidates - untried:
+        hold = attempts[peer]
+        if hold.same_as in members if hold.same_as is not None else hold.until > now:
             held[peer] = hold
         else:
             retries.append(peer)
-    known = [peer for peer in fresh if peer in history.appeared]
-    known.sort(key=history.appeared.__getitem__, reverse=True)
-    fresh = [*(peer for peer in fresh if peer not in history.appeared), *known]
+    new = untried.difference(history.appeared)
+    known = sorted(untried - new, key=history.appeared.__getitem__, reverse=True)
+    fresh = [*new, *known]
     retries.sort(key=lambda peer: (not attempts[peer].soon, attempts[peer].until))
     return fresh, retries, held
 
@@ -258,7 +258,8 @@ def next_end(plan: Plan, history: History, now: float) -> float:
         history.attempts.values(),
         history.departures.values(),
         history.called_off.values(),
-        (hold for peer, hold in plan.held.items() if peer not in history.attempts),
+        # Those that are not needed wait for something else.
+        (plan.held[peer] for peer in (plan.held.keys() - plan.spare) - history.attempts.keys()),
     )
     ends = (hold.until for hold in holds if hold.until > now)
     return min(plan.again, min(ends, default=math.inf))

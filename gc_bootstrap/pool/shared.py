@@ -19,6 +19,8 @@ from gc_bootstrap.stake import Claim, Survey
 LEFT_FOR = 10.0
 """Seconds for which a peer that was given by the rule is left to its claimant. It is told at once,
 others half a second later each."""
+LONG = 1e6
+"""Seconds after which what a peer has said is old in any case."""
 SURPLUS_LEFT_FOR = 2.0
 """The same for one that was not needed: perhaps the claimant does not need it either."""
 
@@ -55,7 +57,7 @@ def freed(history: History, peers: AbstractSet[Peer], now: float) -> History:
         if peer in peers:
             surveys[peer] = Known(replace(known.survey, holder=None), now)
         elif _holder(known) in them:
-            surveys[peer] = replace(known, at=-math.inf)
+            surveys[peer] = replace(known, at=min(known.at, now - LONG))
     attempts = {peer: hold for peer, hold in history.attempts.items() if peer not in peers}
     return replace(history, attempts=attempts, surveys=surveys)
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.peer import Peer
@@ -69,8 +69,10 @@ class Pool:
     ----------
     ready
         Peers that may be asked or connected now, the most promising first.
-    others
-        Peers that are no members and not ready: in backoff.
+    peers
+        Those, and the other ones that are no members.
+    resting
+        Peers that are left alone for now.
     members
         Those that do not go for another reason, without those that are being released.
     going
@@ -82,7 +84,8 @@ class Pool:
     """
 
     ready: Sequence[Peer]
-    others: frozenset[Peer]
+    peers: frozenset[Peer]
+    resting: AbstractSet[Peer]
     members: AbstractSet[Peer]
     going: AbstractSet[Peer]
     connecting: AbstractSet[Peer]
@@ -131,9 +134,11 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
     first = target.first[:limit]
     back = _called_back(pool, first, history, sizing, limit - len(pool.members) - connecting)
     members = pool.members | set(back)
-    found = _sort(_put_first(pool.ready, first), history, now, sizing.surveying)
-    candidates = _candidates(pool.members - pool.busy, history, target, first, now)
     missing = limit - len(members) - connecting
+    # Where enough are there, only those matter that are needed more.
+    may_come = pool.ready if missing > 0 else [p for p in first if p in pool.peers - pool.resting]
+    found = _sort(_put_first(may_come, first), history, now, sizing.surveying)
+    candidates = _candidates(pool.members - pool.busy, history, target, first, now)
     surplus = max(0, len(members) - limit)
     swaps = _swaps(found.free, first, candidates[surplus:], missing, connecting)
     release, gives = _releases(
@@ -145,7 +150,7 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
     room = max(0, limit - stay - coming)
     survey = _surveys(found, first, room, len(sizing.surveying - sizing.slow))
     asked = {*survey, *sizing.surveying}
-    reread = _reread(pool.ready, history, options, now, asked)
+    reread = _reread(pool, history, options, now, asked)
     # Whoever is asked for the first time may be just what is needed.
     waited_for = asked if room else {*asked, *reread} - history.surveys.keys()
     # Not before all have said whose they are: some may be free, and who holds most is not known.
@@ -160,7 +165,7 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
     reasons = _not_held_by_us(found)
     spare: frozenset[Peer] = frozenset()
     if not room:
-        spare = pool.others.union(pool.ready).difference(connect)
+        spare = pool.peers.difference(connect)
         enough = Hold(f"not needed: {stay + coming} of {limit} wanted")
         reasons = dict.fromkeys(spare, enough)
     return Fit(
@@ -317,7 +322,7 @@ def _surveys(found: _Found, first: Collection[Peer], room: int, running: int) ->
 
 
 def _reread(
-    ready: Sequence[Peer],
+    pool: Pool,
     history: History,
     options: PoolOptions,
     now: float,
@@ -326,15 +331,15 @@ def _reread(
     """Whom to ask what they can do, so that the work can be matched with them."""
     if options.adapt is None or now < history.surveyed:
         return []
-    before = now - max(REREAD, len(ready) / ASKS)
-    surveys = history.surveys
-    due = (p for p in ready if p not in asked and ((s := surveys.get(p)) is None or s.at < before))
-    return list(islice(due, int(ASKS)))
+    before = now - max(REREAD, len(pool.ready) / ASKS)
+    ready = pool.peers - pool.resting - asked
+    old = (p for p, known in history.surveys.items() if known.at < before and p in ready)
+    return list(islice(chain(ready.difference(history.surveys), old), int(ASKS)))
 
 
 def _wants(own: Stake, missing: int, pool: Pool, history: History) -> dict[str, int]:
     """How many peers to claim of each holder, those included that would give none."""
-    peers = pool.others.union(pool.ready, pool.busy)
+    peers = pool.peers | pool.busy
     newest: dict[str, Known] = {}
     counts: Counter[str] = Counter()
     for peer, known in history.surveys.items():

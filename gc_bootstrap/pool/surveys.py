@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from gc_bootstrap.peer import Peer
@@ -70,15 +69,16 @@ def still_given(gifts: Mapping[Peer, Gift], now: float) -> Mapping[Peer, Gift]:
 
 def still_known(
     surveys: Mapping[Peer, Known],
-    named: AbstractSet[Peer],
-    members: AbstractSet[Peer],
+    named: frozenset[Peer],
+    members: frozenset[Peer],
     complete: bool,
     now: float,
 ) -> Mapping[Peer, Known]:
     """The surveys of those that are no members and are named, or may only be missing for now."""
     oldest = math.inf if complete else now - REREAD
-    return {
-        peer: known
-        for peer, known in surveys.items()
-        if (peer in named or known.at > oldest) and peer not in members
-    }
+    others = frozenset(surveys) - named
+    gone = {peer for peer in others if surveys[peer].at <= oldest}
+    gone |= members - members.difference(surveys)
+    if not gone:
+        return surveys
+    return {peer: known for peer, known in surveys.items() if peer not in gone}
