@@ -445,6 +445,107 @@ class DistContract:
         finally:
             await dist.close()
 
+    # What a dist need not have of its own: its defaults keep this as well.
+
+    async def test_a_survey_attaches_nobody(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        try:
+            found = await dist.survey(peer)
+            assert isinstance(found, Survey), f"a free peer is refused: {found}"
+            assert found.holder is None
+            assert await dist.members() == frozenset()
+            assert await dist.connect(peer)
+        finally:
+            await dist.close()
+
+    async def test_a_survey_of_a_dead_peer_is_no_success_that_says_nothing(self) -> None:
+        dist, peer = await self.dist(), await self.dead_peer()
+        await dist.start()
+        try:
+            try:
+                found = await dist.survey(peer)
+            except DistError as exc:
+                reason = str(exc)
+            else:
+                # The default asks nobody.
+                assert isinstance(found, Survey) or not found
+                reason = "not asked" if isinstance(found, Survey) else found.reason
+            assert reason, "the reason is missing"
+            assert "\n" not in reason, "the reason is more than one line"
+            assert await dist.members() == frozenset()
+        finally:
+            await dist.close()
+
+    async def test_a_claim_connects_a_peer_that_is_nobodys(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        try:
+            assert await dist.claim(peer, Stake(), 1) == Outcome.DONE
+            assert await dist.members() == {peer}
+        finally:
+            await dist.close()
+
+    async def test_a_released_peer_is_no_member_and_can_come_back(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        try:
+            assert await dist.connect(peer)
+            assert await dist.release(peer) == Outcome.DONE
+            assert await dist.members() == frozenset()
+            assert await dist.connect(peer), "it cannot come back"
+        finally:
+            await dist.close()
+
+    async def test_a_cancelled_release_leaves_a_peer_that_can_be_a_member(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        try:
+            assert await dist.connect(peer)
+            going = asyncio.create_task(dist.release(peer))
+            await asyncio.sleep(0)
+            going.cancel()
+            await asyncio.gather(going, return_exceptions=True)
+            assert await dist.connect(peer) == Outcome.DONE
+            assert await dist.members() == {peer}
+        finally:
+            await dist.close()
+
+    async def test_the_order_of_release_names_members_each_once(self) -> None:
+        dist, peer = await self.dist(), await self.peer()
+        await dist.start()
+        try:
+            assert await dist.connect(peer)
+            order = await dist.order(await dist.members())
+            assert list(order) in ([], [peer])
+            assert list(await dist.order(frozenset())) == []
+        finally:
+            await dist.close()
+
+    async def test_how_many_are_needed_is_a_number_or_an_error_of_one_line(self) -> None:
+        dist = await self.dist()
+        await dist.start()
+        try:
+            try:
+                needed = await dist.needed({}, frozenset(), AdaptOptions())
+            except DistError as exc:
+                assert str(exc), "the error says nothing"
+                assert "\n" not in str(exc), "the error is more than one line"
+            else:
+                assert needed.count >= len(needed.first)
+        finally:
+            await dist.close()
+
+    async def test_nobody_claims_and_nobody_is_freed_out_of_nothing(self) -> None:
+        dist = await self.dist()
+        await dist.start()
+        try:
+            dist.tell(Stake(3))
+            assert not dist.claims()
+            assert not dist.freed()
+        finally:
+            await dist.close()
+
     async def test_close_leaves_members_and_may_be_called_twice(self) -> None:
         dist, peer = await self.dist(), await self.peer()
         await dist.start()
