@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from gc_bootstrap.config import AdaptOptions
 from gc_bootstrap.dist import Dist
 from gc_bootstrap.errors import DiscoveryError, DistError
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
 from gc_bootstrap.testing import DiscoveryContract, DistContract, FakeDist, ManualDiscovery
-from tests.unit.helpers import HANGS, eventually
+from tests.unit.helpers import HANGS, RARELY, eventually, opened
 
 A = Peer("10.0.0.1", 1)
 
@@ -27,6 +29,48 @@ class TestFakeDist(DistContract):
         dead = Peer("10.0.0.1", 2)
         self.fake.behaviour[dead] = DistError("is not reachable")
         return dead
+
+
+class Plain(Dist):
+    """A dist of a third party that has what it must have, and nothing more."""
+
+    def __init__(self) -> None:
+        self.here: set[Peer] = set()
+
+    async def members(self) -> frozenset[Peer]:
+        return frozenset(self.here)
+
+    async def connect(self, peer: Peer) -> Outcome:
+        if peer != A:
+            raise DistError("is not reachable")
+        self.here.add(peer)
+        return Outcome.DONE
+
+    async def disconnect(self, peer: Peer) -> Outcome:
+        self.here.discard(peer)
+        return Outcome.DONE
+
+
+class TestPlainDist(TestFakeDist):
+    async def dist(self) -> Dist:
+        return Plain()
+
+    async def dead_peer(self) -> Peer:
+        return Peer("10.0.0.1", 2)
+
+
+async def test_a_pool_of_a_size_works_with_a_dist_that_knows_nothing_of_sizes() -> None:
+    dist = Plain()
+    async with opened(ManualDiscovery([A]), dist, replace(RARELY, size=1)) as pool:
+        await pool.run_once()
+        assert dist.here == {A}
+        pool.resize(adapt=AdaptOptions())
+        await pool.run_once()
+        assert dist.here == {A}, "takes what is not known for nothing"
+        assert "does not know how many peers" in ((await pool.status()).error or "")
+        pool.resize(0)
+        await pool.run_once()
+        assert not dist.here
 
 
 async def test_a_behaviour_is_an_outcome_an_error_or_a_time() -> None:
