@@ -89,7 +89,8 @@ class Agent(NamedTuple):
     peer
         None where it is no agent.
     hosts
-        By which names tasks know where it is.
+        By which names tasks know where it is. One that its discovery names by DNS is not known by
+        its address before it is a member.
     workers
         Their addresses; none where it is no member.
     rank
