@@ -107,7 +107,7 @@ class Link:
         location = self.check_address()
         try:
             if location is not None:
-                await _dial(*location)  # says at once what is wrong; Dask tries again and again
+                await dial(*location)  # says at once what is wrong; Dask tries again and again
             comm = await connect(self.address, timeout=DIAL_TIMEOUT, **self._arguments)
         except (OSError, ValueError, RuntimeError) as exc:
             raise self._unreachable(exc) from exc
@@ -332,7 +332,7 @@ class Link:
         try:
             await asyncio.wait([call], timeout=PATIENCE)
             if location is not None and not call.done():
-                await _dial(*location)  # Dask tries again and again, where nobody is
+                await dial(*location)  # Dask tries again and again, where nobody is
             return await asyncio.shield(call) is True
         except Exception as exc:
             raise OSError(one_line(exc)) from exc
@@ -358,7 +358,7 @@ def check_address(address: str) -> tuple[str, int] | None:
     return host, port
 
 
-async def _dial(host: str, port: int) -> None:
+async def dial(host: str, port: int) -> None:
     """Connect and hang up; OSError where that does not work."""
     try:
         async with asyncio.timeout(DIAL_TIMEOUT):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from distributed.security import Security
 
-from gc_bootstrap.agent.link import Link
+from gc_bootstrap.agent.link import Link, dial
 from gc_bootstrap.errors import os_reason
 from gc_bootstrap.wire.messages import WireError
 
@@ -44,7 +44,7 @@ class Reach:
         Raises
         ------
         WireError
-            502: none, or another one.
+            422: the address is none. 502: nobody is there, or another one.
         """
         key, now = (address, scheduler_id), self._clock()
         if now - self._answered.get(key, -KNOWN_FOR) < KNOWN_FOR:
@@ -52,6 +52,8 @@ class Reach:
         link = Link(address, scheduler_id, self._security)
         try:
             async with asyncio.timeout(TIMEOUT):
+                if (location := link.check_address()) is not None:
+                    await dial(*location)  # says at once what is wrong; Dask tries again and again
                 await link.check_same()
         except OSError as exc:  # TimeoutError is one
             late = isinstance(exc, TimeoutError)
