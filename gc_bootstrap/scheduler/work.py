@@ -93,13 +93,16 @@ class Reader:
             idle ones, and those before the ones that leave. And what each of all these holds.
         """
         pace = _Pace()
-        workers = self._scheduler.workers
+        workers = dict(self._scheduler.workers)
         may_go = _dask.may_leave(self._scheduler, workers.values())
+        await pace.turn()
         parties: dict[tuple[str, Peer | str], list[WorkerState]] = {}
         for address, ws in workers.items():
             tag = self._members.tag(address)
             whose = ("", address) if tag is None else (tag.pool, Peer.parse(tag.peer))
             parties.setdefault(whose, []).append(ws)
+            if pace.passed(1):
+                await pace.turn()
         agents: dict[str, list[Agent]] = {}
         holdings = []
         for (pool, who), members in parties.items():
