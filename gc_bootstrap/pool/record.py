@@ -36,6 +36,9 @@ COUNTERS = (
 JUST = 1.0
 """Seconds after which a peer that refuses may have been taken since it said that it is free."""
 
+SAY_AGAIN = 600.0
+"""Seconds after which a failure that goes on is said again."""
+
 
 class Record:
     """Folds into the history what a pool has seen and what has come of its connects and drops.
@@ -75,6 +78,8 @@ class Record:
         self._on_failure = on_failure
         self._clock = clock
         self._random = random
+        # The last failure of each peer that was said, and when; what failed first comes first.
+        self._said: dict[tuple[str, Peer], tuple[str, float]] = {}
 
     @property
     def history(self) -> History:
@@ -141,6 +146,7 @@ class Record:
             self._history, peer, outcome, self._options.reconnect, now, self._random()
         )
         if outcome:
+            self._said.pop(("attached", peer), None)
             self.counters["attaches"] += 1
             logger.info("Pool %s: attached %s in %.3f s", self._name, peer, now - began)
             return
@@ -216,7 +222,9 @@ class Record:
         self, what: str, peer: Peer, outcome: Outcome, before: Hold | None, hold: Hold
     ) -> None:
         """Say a failure once, and what is normal not as trouble."""
-        if before is not None and before.reason == outcome.reason:
+        if (before is not None and before.reason == outcome.reason) or self._was_said(
+            what, peer, outcome.reason
+        ):
             level = logging.DEBUG
         else:
             level = logging.INFO if outcome.expected else logging.WARNING
@@ -224,3 +232,15 @@ class Record:
         retry = "" if hold.until == math.inf else f"; next try in {left:.1f} s"
         logger.log(level, "Pool %s: %s not %s: %s%s", self._name, peer, what, hold.reason, retry)
         self._on_failure(hold.until)
+
+    def _was_said(self, what: str, peer: Peer, reason: str) -> bool:
+        """Whether a failure has been said a while ago, though its backoff is forgotten since."""
+        now = self._clock()
+        last, at = self._said.get((what, peer), ("", -math.inf))
+        if last == reason and now - at < SAY_AGAIN:
+            return True
+        while self._said and (now - next(iter(self._said.values()))[1]) >= SAY_AGAIN:
+            del self._said[next(iter(self._said))]
+        self._said.pop((what, peer), None)
+        self._said[what, peer] = reason, now
+        return False
