@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -104,16 +105,41 @@ class Link:
         WireError
             422: the address is none. 502: nobody answers there, with the reason.
         """
-        location = self.check_address()
+        self.check_address()
         try:
-            if location is not None:
-                await dial(*location)  # says at once what is wrong; Dask tries again and again
+            await self._dial()
             comm = await connect(self.address, timeout=DIAL_TIMEOUT, **self._arguments)
         except (OSError, ValueError, RuntimeError) as exc:
             raise self._unreachable(exc) from exc
         await comm.close()
 
+    async def _dial(self) -> None:
+        """Find out at once whether somebody listens there: Dask tries again and again.
+
+        With TLS where that is spoken: a server that is hung up on before would warn of it.
+
+        Raises
+        ------
+        OSError
+            Nobody does, or the certificates do not fit.
+        """
+        if (location := self.check_address()) is not None:
+            tls = self.address.startswith("tls:")
+            await _dial(*location, self._arguments["ssl_context"] if tls else None)
+
     # -- is it the same? -------------------------------------------------------------------------
+
+    async def check_same_soon(self) -> None:
+        """:meth:`check_same` that says at once where nobody listens."""
+        call = asyncio.create_task(self.check_same())
+        try:
+            await asyncio.wait([call], timeout=PATIENCE)
+            if not call.done():
+                await self._dial()
+            await call
+        finally:
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
 
     async def check_same(self) -> None:
         """See to it that the scheduler there is the one that attached the agent.
@@ -324,15 +350,15 @@ class Link:
         OSError
             It is not there, which is known at once. What is under way ends with :meth:`close`.
         """
-        location = self.check_address()
+        self.check_address()
         free = getattr(self._rpc, FREE_HANDLER)
         content = FreeCall(self._scheduler_id, peer, pool).content()
         call = asyncio.create_task(self._answered(free(free=content)))
         self._left.append(call)
         try:
             await asyncio.wait([call], timeout=PATIENCE)
-            if location is not None and not call.done():
-                await dial(*location)  # Dask tries again and again, where nobody is
+            if not call.done():
+                await self._dial()
             return await asyncio.shield(call) is True
         except Exception as exc:
             raise OSError(one_line(exc)) from exc
@@ -358,11 +384,11 @@ def check_address(address: str) -> tuple[str, int] | None:
     return host, port
 
 
-async def dial(host: str, port: int) -> None:
+async def _dial(host: str, port: int, tls: ssl.SSLContext | None) -> None:
     """Connect and hang up; OSError where that does not work."""
     try:
         async with asyncio.timeout(DIAL_TIMEOUT):
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await asyncio.open_connection(host, port, ssl=tls)
     except TimeoutError:
         raise OSError(f"no connection within {DIAL_TIMEOUT:g} s") from None
     writer.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from distributed.security import Security
 
-from gc_bootstrap.agent.link import Link, dial
+from gc_bootstrap.agent.link import Link
 from gc_bootstrap.errors import os_reason
 from gc_bootstrap.wire.messages import WireError
 
@@ -52,9 +52,7 @@ class Reach:
         link = Link(address, scheduler_id, self._security)
         try:
             async with asyncio.timeout(TIMEOUT):
-                if (location := link.check_address()) is not None:
-                    await dial(*location)  # says at once what is wrong; Dask tries again and again
-                await link.check_same()
+                await link.check_same_soon()
         except OSError as exc:  # TimeoutError is one
             late = isinstance(exc, TimeoutError)
             reason = f"no answer within {TIMEOUT:g} s" if late else os_reason(exc)

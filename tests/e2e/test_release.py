@@ -228,14 +228,19 @@ async def scaled_objects(cluster: Cluster) -> AsyncIterator[None]:
 
     async def established() -> bool:
         found = await cluster.admin.call("GET", f"{crds}/scaledobjects.keda.sh")
-        conditions = found.get("status", {}).get("conditions", [])
+        conditions = found.get("status", {}).get("conditions") or []
         return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
+    async def gone() -> bool:
+        found = await cluster.admin.call("GET", crds)
+        return all(crd["metadata"]["name"] != "scaledobjects.keda.sh" for crd in found["items"])
 
     try:
         await until(established, "ScaledObjects are served")
         yield
     finally:
         await cluster.admin.call("DELETE", f"{crds}/scaledobjects.keda.sh")
+        await until(gone, "ScaledObjects are forgotten")
 
 
 async def test_keda_takes_a_pool_over_as_it_runs_and_none_is_a_number(

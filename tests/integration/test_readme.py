@@ -194,7 +194,7 @@ def test_its_kubernetes_manifests_are_what_the_discovery_needs() -> None:
     names = {obj["metadata"]["name"] for kind, obj in objects.items() if kind != "Service"}
     assert names == {objects["RoleBinding"]["roleRef"]["name"]} == {"dask-scheduler"}
     assert objects["RoleBinding"]["subjects"][0]["name"] == "dask-scheduler"
-    forms = re.findall(r"kubernetes:[^`\s]+", README)
+    forms = re.findall(r"kubernetes:[^`\"\s]+", README)
     assert len(forms) >= 4
     for form in forms:
         written = form.replace("NAMESPACE", "pools").replace("SERVICE", "dask-agents")

@@ -132,7 +132,7 @@ async def test_an_agent_that_hangs_is_not_waited_for_as_long_as_one_that_works(
     assert isinstance(await dist.survey(peer), Survey)
     group.signal(signal.SIGSTOP)
     try:
-        with pytest.raises(DistError, match=r"is connected, but gave no answer within 0\.3"):
+        with pytest.raises(DistError, match=r"is connected, but gave no answer within 0\.\d+ s"):
             await dist.survey(peer)
     finally:
         group.signal(signal.SIGCONT)

@@ -38,6 +38,12 @@ async def second() -> AsyncIterator[Scheduler]:
 
 
 @pytest.fixture
+async def third() -> AsyncIterator[Scheduler]:
+    async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as third:
+        yield third
+
+
+@pytest.fixture
 def asked(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The claims of which the first scheduler was told; it never answers."""
     told: list[Any] = []
@@ -67,7 +73,7 @@ async def test_who_claims_the_agent_in_the_moment_in_which_it_becomes_free_has_i
 
 
 async def test_who_claims_the_agent_while_it_is_given_to_another_is_refused_and_that_one_is_told(
-    agent: Agent, scheduler: Scheduler, second: Scheduler, asked: list[Any]
+    agent: Agent, scheduler: Scheduler, second: Scheduler, third: Scheduler, asked: list[Any]
 ) -> None:
     told = asyncio.Event()
 
@@ -77,7 +83,7 @@ async def test_who_claims_the_agent_while_it_is_given_to_another_is_refused_and_
 
     second.handlers[FREE_HANDLER] = take
     await agent.attach(attach_by(scheduler))
-    claiming = asyncio.create_task(agent.attach(claim_by(second, scheduler_id="needy")))
+    claiming = asyncio.create_task(agent.attach(claim_by(third)))
     await eventually(lambda: asked)
     to = DetachClaim(second.address, second.id, "default")
     await agent.detach(DetachRequest(scheduler.id, PEER, to))
