@@ -131,6 +131,10 @@ class ManagedCluster(_Cluster):  # type: ignore[misc]
         """Wait until what has been asked for is under way."""
 
     @abstractmethod
+    def why_gone(self) -> str:
+        """Why the scheduler need not be asked; empty where it may answer."""
+
+    @abstractmethod
     def process_logs(self) -> Mapping[str, str]:
         """What processes of the cluster have said."""
 
@@ -227,12 +231,16 @@ class ManagedCluster(_Cluster):  # type: ignore[misc]
     async def _get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: Any = True
     ) -> Logs:
-        try:
-            logs = await super()._get_logs(cluster, scheduler, workers)
-        except OSError as exc:
-            # A scheduler that has ended says no more; what it has said is what is looked for.
+        # A scheduler that has ended says no more; what it has said is what is looked for.
+        gone = self.why_gone()
+        if not gone:
+            try:
+                logs = await super()._get_logs(cluster, scheduler, workers)
+            except OSError as exc:
+                gone = f"cannot be asked: {exc}"
+        if gone:
             logs = await super()._get_logs(cluster, scheduler=False, workers=False)
-            logs["Scheduler"] = Log(f"cannot be asked: {exc}")
+            logs["Scheduler"] = Log(gone)
         for process, text in self.process_logs().items():
             if scheduler if process.startswith("Scheduler") else cluster:
                 logs[process] = Log(text)

@@ -279,6 +279,11 @@ class PoolCluster(SizedCluster):
 
     # -- what it shows ---------------------------------------------------------------------------
 
+    def why_gone(self) -> str:
+        """Say that the scheduler's process has ended: Dask would wait half a minute for it."""
+        process = self._place.process
+        return "has ended" if process is not None and process.ended else ""
+
     def process_logs(self) -> dict[str, str]:
         """What the processes of this cluster have said."""
         process = self._place.process
