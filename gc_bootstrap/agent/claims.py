@@ -86,6 +86,8 @@ class Claims:
         self._is_silent = False
         self._claimants: Claimants[_Claimant] = Claimants(clock)
         self._first: _Claimant | None = None
+        self._turn: tuple[_Claimant, float] | None = None
+        self._clock = clock
         self._relays: set[asyncio.Task[HolderReply | None]] = set()
         self._tellings: set[asyncio.Task[None]] = set()
 
@@ -140,10 +142,24 @@ class Claims:
         following = self._next(set())
         return following is not None and following.key == (request.scheduler_id, request.pool)
 
+    def check_turn(self, request: AttachRequest) -> None:
+        """Leave an agent that has just become free to who is told of it first.
+
+        Raises
+        ------
+        WireError
+            503: it is somebody else's turn, for half a second at most.
+        """
+        if self._turn is None:
+            return
+        claimant, until = self._turn
+        if claimant.key != (request.scheduler_id, request.pool) and self._clock() < until:
+            raise WireError(503, f"is left to scheduler {claimant.scheduler_id} first", "held")
+
     def taken(self, request: AttachRequest) -> None:
         """Somebody has attached the agent: nobody else is told any more that it is free."""
         self._claimants.forget((request.scheduler_id, request.pool))
-        self._first = None
+        self._first = self._turn = None
         for task in self._tellings:
             task.cancel()
 
@@ -154,6 +170,8 @@ class Claims:
         for task in self._relays:
             task.cancel()
         if is_free:
+            following = self._next(set())
+            self._turn = None if following is None else (following, self._clock() + APART)
             telling = asyncio.create_task(
                 self._tell_all(security), name="gc_bootstrap agent: tell that it is free"
             )
@@ -207,6 +225,7 @@ class Claims:
                 await asyncio.wait([heard], timeout=APART)
                 if heard.done() and heard.result():
                     await asyncio.sleep(until - loop.time())
+                self._turn = None
         finally:
             for task in tasks:
                 task.cancel()

@@ -109,8 +109,8 @@ class Agent:
         ------
         WireError
             409 held by another, incompatible or retired there, 422 the address of who claims is
-            none, 502 the scheduler cannot be reached, 500 a worker does not start, 503 warming up
-            or draining.
+            none, 502 the scheduler cannot be reached, 500 a worker does not start, 503 warming up,
+            draining, or left to somebody else for a moment.
         """
         self._check_ready()
         if request.claim is not None:
@@ -122,6 +122,7 @@ class Agent:
         lease = self._lease
         if lease is None:
             self._check_fits(request)
+            self.claims.check_turn(request)
             lease = self._take(request, deadline)
         elif lease.request.scheduler_id != request.scheduler_id:
             holder = lease.request

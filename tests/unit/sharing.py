@@ -48,6 +48,7 @@ class Agent:
     before: str | None = None
     told: Stake | None = None
     claims: dict[str, tuple[Claim, float]] = field(default_factory=dict)
+    turn: tuple[str | None, float] = None, 0.0
 
     def says(self, holder: str) -> Holder:
         """Who it says holds it. Of one that has said nothing it is known that it holds this one."""
@@ -113,7 +114,10 @@ class World:
         """What the agent at ``peer`` answers."""
         agent = self.agents[peer]
         if agent.holder is None:
-            agent.holder, agent.told = dist.name, None
+            first, until = agent.turn
+            if first not in (None, dist.name) and self.now < until:
+                return Outcome.refused(f"is left to {first} first", expected=True, soon=True)
+            agent.holder, agent.told, agent.turn = dist.name, None, (None, 0.0)
             self.attaches += 1
             self.moves += agent.before not in (None, dist.name)
             agent.before = dist.name
@@ -140,7 +144,10 @@ class World:
         kept = [c for c, at in agent.claims.values() if self.now - at < CLAIM_TTL and c != to]
         kept.sort(key=lambda claim: (claim.stake.holds + 1) / claim.stake.weight)
         agent.claims.clear()
-        self._run(self._tell(peer, [to, *kept] if to is not None else kept))
+        following = [to, *kept] if to is not None else kept
+        if following:
+            agent.turn = following[0].scheduler_id, self.now + NEXT_TOLD
+        self._run(self._tell(peer, following))
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ from distributed import Scheduler
 
 from gc_bootstrap.agent import claims as claims_module
 from gc_bootstrap.agent.core import Agent
-from gc_bootstrap.wire.messages import AttachClaim, AttachRequest, DetachClaim, DetachRequest
+from gc_bootstrap.wire.messages import (
+    AttachClaim,
+    AttachRequest,
+    DetachClaim,
+    DetachRequest,
+    WireError,
+)
 from gc_bootstrap.wire.names import CLAIM_HANDLER, DRAIN_HANDLER, FREE_HANDLER
 from tests.unit.helpers import eventually
 from tests.unit.test_agent_core import PEER, attach_by, options, refused
@@ -93,6 +100,43 @@ async def test_who_claims_the_agent_while_it_is_given_to_another_is_refused_and_
     )
     await asyncio.wait_for(told.wait(), 20)
     assert agent.state == "idle"
+
+
+async def test_an_agent_that_is_given_to_somebody_is_left_to_that_one_for_a_moment(
+    agent: Agent, scheduler: Scheduler, second: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks by chance in that moment would have it else, and another would be given."""
+    monkeypatch.setattr(claims_module, "APART", 60.0)
+    await agent.attach(attach_by(scheduler))
+    to = DetachClaim(second.address, second.id, "default")
+    second.handlers[FREE_HANDLER] = lambda free: True
+    await agent.detach(DetachRequest(scheduler.id, PEER, to))
+    for request in (attach_by(scheduler), claim_by(scheduler)):
+        with pytest.raises(WireError, match=f"is left to scheduler {second.id} first") as refusal:
+            await agent.attach(request)
+        assert refusal.value.status == 503
+    assert (await agent.attach(attach_by(second))).scheduler_id == second.id
+    await agent.detach(DetachRequest(second.id, PEER))
+    assert (await agent.attach(attach_by(scheduler))).scheduler_id == scheduler.id
+
+
+async def test_an_agent_is_not_left_to_who_is_gone(
+    agent: Agent, scheduler: Scheduler, second: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims_module, "APART", 60.0)
+    await agent.attach(attach_by(scheduler))
+    to = DetachClaim(second.address, second.id, "default")
+    await second.close()
+    await agent.detach(DetachRequest(scheduler.id, PEER, to))
+
+    async def attached() -> bool:
+        with suppress(WireError):
+            return bool(await agent.attach(attach_by(scheduler)))
+        return False
+
+    async with asyncio.timeout(20):
+        while not await attached():
+            await asyncio.sleep(0.01)
 
 
 async def test_an_agent_that_is_abandoned_asks_nobody_to_take_its_data(
