@@ -92,6 +92,7 @@ class AgentServer:
         self._server: ControlServer | None = None
         self._registrar: registrations.Registrar | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._registering: asyncio.Future[None] | None = None
         self._cost = DeletionCost(self.agent.life, options.pod) if options.pod else None
         self._peer: Peer | None = None
 
@@ -144,7 +145,7 @@ class AgentServer:
             self.agent.options = options.workers.listening_at(listening.only_host(sock))
             self._server = ControlServer(self.agent, sock, trusted=trusted, tls=tls)
             await self._server.start()
-            await asyncio.to_thread(self._register, own)
+            await self._register_in_thread(own)
             self._keeper = asyncio.create_task(self._keep_registered(own))
             self._say_hello(trusted, tls is not None)
             await self.agent.warm_up(self._warm)
@@ -155,6 +156,12 @@ class AgentServer:
         logger.info("Agent at %s is ready", self._peer)
         if self._cost is not None:
             self._cost.start()
+
+    async def _register_in_thread(self, own_cookie: str | None) -> None:
+        """Register; the thread goes on where this is cancelled, and :meth:`close` waits for it."""
+        thread = asyncio.to_thread(self._register, own_cookie)
+        self._registering = asyncio.ensure_future(thread)
+        await asyncio.shield(self._registering)
 
     def _register(self, own_cookie: str | None) -> None:
         registrar = registrations.Registrar()
@@ -180,7 +187,7 @@ class AgentServer:
                 logger.info("The registration of %s was removed; registering again", self._peer)
                 await asyncio.to_thread(registrar.close)
                 try:
-                    await asyncio.to_thread(self._register, own_cookie)
+                    await self._register_in_thread(own_cookie)
                 except ConfigError as exc:
                     logger.warning("Agent at %s %s", self._peer, exc)
 
@@ -205,6 +212,8 @@ class AgentServer:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._registering is not None:
+            await asyncio.gather(self._registering, return_exceptions=True)
         if self._cost is not None:
             await self._cost.close()
         if self._registrar is not None:

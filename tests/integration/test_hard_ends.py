@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gc_bootstrap.agent import run as run_module
 from gc_bootstrap.discovery.local import LocalDiscovery
 from gc_bootstrap.peer import Peer
 from gc_bootstrap.wire import messages
+from gc_bootstrap.wire.registrations import Registrar, Registration
 from tests.integration.harness import (
     COOKIE,
     Processes,
@@ -242,10 +244,18 @@ async def test_agents_started_together_do_not_fight_over_the_port(processes: Pro
     assert len((await LocalDiscovery().peers()).peers) == 4
 
 
+@pytest.mark.parametrize("takes", [0.0, 0.3], ids=["at once", "while the agent ends"])
 async def test_a_registration_that_was_removed_is_made_again(
-    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch, takes: float
 ) -> None:
     monkeypatch.setattr(run_module, "REGISTRATION_INTERVAL", 0.05)
+    register = Registrar.register
+
+    def slowly(registrar: Registrar, registration: Registration) -> None:
+        register(registrar, registration)
+        time.sleep(takes)  # in its thread, when others can see it already
+
+    monkeypatch.setattr(Registrar, "register", slowly)
     async with agent_here() as agent:
         for path in await asyncio.to_thread(lambda: list(runtime_dir.iterdir())):
             await asyncio.to_thread(os.unlink, path)
@@ -259,7 +269,6 @@ async def test_a_registration_that_was_removed_is_made_again(
 
 async def test_names_that_resolve_slowly_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
-    import time
 
     from gc_bootstrap.config import PoolOptions
     from gc_bootstrap.dist import Owner
