@@ -137,6 +137,24 @@ async def test_a_worker_that_goes_while_it_is_looked_at_is_not_there(scheduler: 
     assert len(agents.get("", ())) == len(holdings) < 1000
 
 
+async def test_a_task_that_begins_during_a_look_is_counted_once(scheduler: Scheduler) -> None:
+    """It would bring one agent more than it needs: its own has just come."""
+    add_unrunnable(scheduler, 1, {"GPU": 1.0})
+    ws = add_worker(scheduler, 1, 0)
+    (ts,) = scheduler.unrunnable
+
+    def begin() -> None:
+        del scheduler.unrunnable[ts]
+        ws.add_to_processing(ts)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(loop.call_soon, begin)  # two turns from now
+    waiting, begun = await Reader(scheduler).work()
+    counted = [*waiting.values(), *(it for found in begun.values() for it in found.values())]
+    assert sum(amount.tasks for amount in counted) == 1
+    await eventually(lambda: ws.processing)
+
+
 async def test_a_look_gives_way_to_others(scheduler: Scheduler) -> None:
     add_unrunnable(scheduler, 2 * WINDOW, None)
     for port in range(1, 201):
