@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +24,8 @@ from gc_bootstrap.wire.names import RESIZE_HANDLER, STATUS_HANDLER
 TERMINATE_TIMEOUT = 8.0
 """Seconds for a scheduler process to let its agents go and end."""
 ANSWER_TIMEOUT = 10.0
-"""Seconds for a scheduler elsewhere to say what pools it has."""
+"""Seconds for a scheduler to say what pools it has, or to change one: it takes no time. Dask itself
+waits for ever for one that hangs."""
 
 
 class Place(ABC):
@@ -132,10 +133,9 @@ async def pools_of(scheduler: Any) -> dict[str, Any]:
     Raises
     ------
     GcBootstrapError
-        It has no pools.
+        It has no pools, or does not answer.
     """
-    found: dict[str, Any] = await getattr(scheduler, STATUS_HANDLER)()
-    return _of_plugin(found, "pools")
+    return await _of_plugin(getattr(scheduler, STATUS_HANDLER)(), "pools")
 
 
 async def resize(scheduler: Any, pool: str | None, change: Mapping[str, Any]) -> None:
@@ -146,15 +146,25 @@ async def resize(scheduler: Any, pool: str | None, change: Mapping[str, Any]) ->
     ConfigError
         The scheduler does not take it; with all problems.
     GcBootstrapError
-        It has no pools.
+        It has no pools, or does not answer.
     """
-    answer = _of_plugin(await getattr(scheduler, RESIZE_HANDLER)(pool=pool, **change), "problems")
+    asked = getattr(scheduler, RESIZE_HANDLER)(pool=pool, **change)
+    answer = await _of_plugin(asked, "problems")
     if problems := answer["problems"]:
         raise ConfigError(problems)
 
 
-def _of_plugin(answer: dict[str, Any], key: str) -> dict[str, Any]:
+async def _of_plugin(asked: Awaitable[dict[str, Any]], key: str) -> dict[str, Any]:
     """An answer, unless it is what Dask says to an operation that it does not know."""
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT) as deadline:
+            answer = await asked
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise GcBootstrapError(
+            f"the scheduler has not answered within {ANSWER_TIMEOUT:g} s"
+        ) from None
     if key not in answer:
         raise GcBootstrapError("the scheduler has no pools, or those of an older gc_bootstrap")
     return answer

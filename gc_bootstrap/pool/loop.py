@@ -252,7 +252,7 @@ class Pool:
         plan = await self.refresh()
         await self._enactor.settled()
         # Whoever has said that it is free can be connected now.
-        while (plan.survey or plan.reread) and not self._closed:
+        while (plan.survey or plan.reread) and self._refresher.active:
             plan = await self._refresher.step(look=False)
             await self._enactor.settled()
         return plan

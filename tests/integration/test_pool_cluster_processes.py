@@ -21,6 +21,7 @@ from distributed import Client
 from distributed.core import Status
 
 from gc_bootstrap import ConfigError, GcBootstrapError, PoolCluster
+from gc_bootstrap.cluster import schedulers
 from tests.integration.harness import (
     Processes,
     agent_here,
@@ -231,6 +232,22 @@ async def test_a_cluster_of_a_scheduler_elsewhere_steers_its_pools_and_leaves_it
         assert cluster.status == Status.closed
         assert theirs.status == Status.running
         assert (await theirs.pool_status())["pools"][0]["adapt"]["maximum"] == 5
+
+
+async def test_a_scheduler_that_hangs_keeps_nobody_waiting(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = await processes.scheduler("local")
+    async with PoolCluster.connect(scheduler.address, asynchronous=True) as cluster:
+        monkeypatch.setattr(schedulers, "ANSWER_TIMEOUT", 0.3)
+        scheduler.group.signal(signal.SIGSTOP)
+        try:
+            for asked in (cluster.scale(2), cluster.pool_status()):
+                with pytest.raises(GcBootstrapError, match=r"has not answered within 0\.3 s"):
+                    async with asyncio.timeout(20):
+                        await asked
+        finally:
+            scheduler.group.signal(signal.SIGCONT)
 
 
 async def test_who_is_no_scheduler_with_pools_is_said() -> None:

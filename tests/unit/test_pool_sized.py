@@ -55,6 +55,16 @@ async def test_a_peer_is_asked_before_it_is_connected_and_a_dead_one_takes_no_pl
         assert {A, B} <= set(calls(dist, "survey"))
 
 
+async def test_a_paused_pool_says_once_what_it_would_ask() -> None:
+    dist = FakeDist()
+    async with opened(ManualDiscovery(PEERS), dist, FOUR) as pool:
+        pool.pause()
+        async with asyncio.timeout(5):
+            plan = await pool.run_once()
+        assert plan.survey
+        assert not dist.calls
+
+
 async def test_of_thousands_of_peers_not_all_are_asked() -> None:
     many = [Peer("10.0.0.2", port) for port in range(1, 5001)]
     discovery, dist = ManualDiscovery(many), FakeDist()
