@@ -305,20 +305,21 @@ def _contradictions(options: PoolOptions, prefix: str) -> list[str]:
         problems.append(f"{prefix}.reconnect.initial: {backoff.initial:g} s is more than max")
     if options.cookie_file is not None and options.key_file is not None:
         problems.append(f"{prefix}.key-file: contradicts cookie-file; keep one of them")
-    return problems + _contradictory_sizes(options, prefix)
+    return [*problems, *(f"{prefix}.{line}" for line in contradictory_sizes(options))]
 
 
-def _contradictory_sizes(options: PoolOptions, prefix: str) -> list[str]:
+def contradictory_sizes(options: PoolOptions) -> list[str]:
+    """What is wrong with a size and with what is kept of it, each line beginning with its key."""
     size, adapt, guaranteed = options.size, options.adapt, options.share.guaranteed
     problems, most, what = [], size, "size"
     if adapt is not None:
         if size is not None:
-            problems.append(f"{prefix}.size: {size} contradicts adapt; keep one of them")
+            problems.append(f"size: {size} contradicts adapt; keep one of them")
         most, what = adapt.maximum, "adapt.maximum"
         if most is not None and adapt.minimum > most:
-            problems.append(f"{prefix}.adapt.minimum: {adapt.minimum} is more than maximum, {most}")
+            problems.append(f"adapt.minimum: {adapt.minimum} is more than maximum, {most}")
     if most is not None and guaranteed > most:
-        problems.append(f"{prefix}.share.guaranteed: {guaranteed} is more than {what}, {most}")
+        problems.append(f"share.guaranteed: {guaranteed} is more than {what}, {most}")
     return problems
 
 

@@ -15,11 +15,10 @@ from typing import Any
 
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.dist import Dist
-from gc_bootstrap.errors import DistError, one_line
 from gc_bootstrap.peer import Outcome, Peer
+from gc_bootstrap.pool.attempt import PATIENCE, attempt
 from gc_bootstrap.pool.plan import Plan
 from gc_bootstrap.pool.record import Record
-from gc_bootstrap.pool.supervise import ends_task, reason_of
 from gc_bootstrap.pool.survey import Surveyor
 from gc_bootstrap.stake import Claim, Stake
 
@@ -27,10 +26,6 @@ logger = logging.getLogger(__name__)
 
 DROP_MARGIN = 30.0
 """Seconds beyond ``drain.timeout`` for a dist to say what has become of a drop."""
-PATIENCE = 0.5
-"""Seconds after which a connect that has come to nothing yet gives its place to the next one. It
-goes on: a connection within a data centre takes milliseconds and an attach tenths of a second, but
-a lost SYN is sent again after one second and then two, and some workers take seconds to start."""
 DROPS_AT_ONCE = 25
 """Drops to begin before the event loop gets a turn: 5 ms."""
 Ask = Callable[[Peer], Coroutine[Any, Any, Outcome]]
@@ -259,17 +254,4 @@ class Enactor:
         task.cancel()
 
     async def _attempt(self, ask: Ask, peer: Peer, timeout: float) -> Outcome:
-        """Ask the dist, within a deadline; whatever goes wrong becomes a refusal with a reason."""
-        try:
-            async with asyncio.timeout(timeout) as deadline:
-                return await ask(peer)
-        except DistError as exc:
-            return Outcome.refused(one_line(exc), soon=exc.soon)
-        except TimeoutError as exc:
-            late = deadline.expired()
-            return Outcome.refused(f"no outcome within {timeout:g} s" if late else one_line(exc))
-        except BaseException as exc:
-            if ends_task(exc):
-                raise  # the pool closes, or the drop is cancelled
-            logger.exception("Pool %s: a bug in its dist, at %s", self._name, peer)
-            return Outcome.refused(reason_of(exc))
+        return await attempt(ask(peer), peer, self._name, timeout, "outcome")

@@ -209,8 +209,8 @@ class Pool:
 
         Raises
         ------
-        ValueError
-            The two contradict each other, or what the pool is to keep; it goes on as before.
+        ConfigError
+            They contradict each other, or what the pool is to keep; it goes on as before.
         """
         self._refresher.options = resized(self.options, size, adapt)
         self._lookout.forget_work()

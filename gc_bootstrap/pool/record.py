@@ -36,9 +36,6 @@ COUNTERS = (
 JUST = 1.0
 """Seconds after which a peer that refuses may have been taken since it said that it is free."""
 
-SAY_AGAIN = 600.0
-"""Seconds after which a failure that goes on is said again."""
-
 
 class Record:
     """Folds into the history what a pool has seen and what has come of its connects and drops.
@@ -78,8 +75,8 @@ class Record:
         self._on_failure = on_failure
         self._clock = clock
         self._random = random
-        # The last failure of each peer that was said, and when; what failed first comes first.
-        self._said: dict[tuple[str, Peer], tuple[str, float]] = {}
+        # The last failure of each peer, which has been said. Its backoff may be forgotten before.
+        self._said: dict[tuple[str, Peer], str] = {}
 
     @property
     def history(self) -> History:
@@ -88,7 +85,14 @@ class Record:
 
     def looked(self, snapshot: Snapshot, members: AbstractSet[Peer]) -> None:
         """Take in one look."""
-        self._history = histories.observe(self._history, snapshot, members, self._clock())
+        history = histories.observe(self._history, snapshot, members, self._clock())
+        self._history = history
+        known = (snapshot.peers, members, history.attempts, history.surveys)
+        self._said = {
+            (what, peer): reason
+            for (what, peer), reason in self._said.items()
+            if any(peer in some for some in known)
+        }
 
     def freed(self, peers: AbstractSet[Peer]) -> None:
         """Take in that peers have said they are free."""
@@ -103,7 +107,7 @@ class Record:
 
     def surveyed(self, peer: Peer, survey: Survey | Outcome) -> None:
         """Take in what a peer has said of itself, or why it cannot be had."""
-        before, now = self._history.attempts.get(peer), self._clock()
+        now = self._clock()
         if isinstance(survey, Survey):
             self._history = shared.surveyed(self._history, peer, survey, now)
             return
@@ -115,7 +119,7 @@ class Record:
             now,
             self._random(),
         )
-        self._failed("attached", peer, survey, before, self._history.attempts[peer])
+        self._failed("attached", peer, survey, self._history.attempts[peer])
 
     def claiming(self, peer: Peer) -> None:
         """Take in that a peer's holder is told that it is wanted."""
@@ -127,7 +131,7 @@ class Record:
 
     def connected(self, peer: Peer, outcome: Outcome, began: float) -> None:
         """Take in what has become of a connect or a claim, and when it began."""
-        before, now = self._history.attempts.get(peer), self._clock()
+        now = self._clock()
         known = self._history.surveys.get(peer)
         if known is not None and outcome.holder is not None:
             # Normal where schedulers share: it is asked again when it is free, or needed.
@@ -151,15 +155,16 @@ class Record:
             logger.info("Pool %s: attached %s in %.3f s", self._name, peer, now - began)
             return
         self.counters["attach-failures"] += not outcome.expected
-        self._failed("attached", peer, outcome, before, self._history.attempts[peer])
+        self._failed("attached", peer, outcome, self._history.attempts[peer])
 
     def disconnected(self, peer: Peer, outcome: Outcome, began: float) -> None:
         """Take in what has become of a drop, and when it began."""
-        before, now = self._history.departures.get(peer), self._clock()
+        now = self._clock()
         self._history = histories.departed(
             self._history, peer, outcome, self._options.reconnect, now, self._random()
         )
         if outcome:
+            self._said.pop(("dropped", peer), None)
             self.counters["drops"] += 1
             self.counters["drops-with-loss"] += bool(outcome.reason)
             level = logging.WARNING if outcome.reason else logging.INFO
@@ -169,7 +174,7 @@ class Record:
             )
             return
         self.counters["drop-failures"] += 1
-        self._failed("dropped", peer, outcome, before, self._history.departures[peer])
+        self._failed("dropped", peer, outcome, self._history.departures[peer])
 
     def releasing(
         self, peer: Peer, to: Claim | None, claims: Sequence[Claim], by_rule: bool
@@ -180,12 +185,13 @@ class Record:
 
     def released(self, peer: Peer, outcome: Outcome, began: float, to: Claim | None) -> None:
         """Take in what has become of a release, when it began, and for whom it was."""
-        before, now = self._history.called_off.get(peer), self._clock()
+        now = self._clock()
         by_rule = (gift := self._history.gifts.get(peer)) is not None and gift.by_rule
         self._history = shared.released(
             self._history, peer, outcome, to, self._options.reconnect, now, self._random()
         )
         if outcome:
+            self._said.pop(("released", peer), None)
             self.counters["releases"] += 1
             self.counters["gives"] += by_rule
             whom = "" if to is None else f" to scheduler {to.scheduler}"
@@ -193,7 +199,7 @@ class Record:
             logger.info("Pool %s: %s %s%s in %.3f s", self._name, what, peer, whom, now - began)
             return
         self.counters["releases-called-off"] += 1
-        self._failed("released", peer, outcome, before, self._history.called_off[peer])
+        self._failed("released", peer, outcome, self._history.called_off[peer])
 
     def release_cancelled(self, peer: Peer) -> None:
         """Take in that a release is cancelled."""
@@ -218,29 +224,14 @@ class Record:
         elif before and not warning:
             logger.info("Pool %s: over: %s", self._name, before)
 
-    def _failed(
-        self, what: str, peer: Peer, outcome: Outcome, before: Hold | None, hold: Hold
-    ) -> None:
+    def _failed(self, what: str, peer: Peer, outcome: Outcome, hold: Hold) -> None:
         """Say a failure once, and what is normal not as trouble."""
-        if (before is not None and before.reason == outcome.reason) or self._was_said(
-            what, peer, outcome.reason
-        ):
+        if self._said.get((what, peer)) == outcome.reason:
             level = logging.DEBUG
         else:
             level = logging.INFO if outcome.expected else logging.WARNING
+        self._said[what, peer] = outcome.reason
         left = hold.until - self._clock()
         retry = "" if hold.until == math.inf else f"; next try in {left:.1f} s"
         logger.log(level, "Pool %s: %s not %s: %s%s", self._name, peer, what, hold.reason, retry)
         self._on_failure(hold.until)
-
-    def _was_said(self, what: str, peer: Peer, reason: str) -> bool:
-        """Whether a failure has been said a while ago, though its backoff is forgotten since."""
-        now = self._clock()
-        last, at = self._said.get((what, peer), ("", -math.inf))
-        if last == reason and now - at < SAY_AGAIN:
-            return True
-        while self._said and (now - next(iter(self._said.values()))[1]) >= SAY_AGAIN:
-            del self._said[next(iter(self._said))]
-        self._said.pop((what, peer), None)
-        self._said[what, peer] = reason, now
-        return False

@@ -7,26 +7,19 @@ a place that somebody else could have.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.dist import Dist
-from gc_bootstrap.errors import DistError, one_line
 from gc_bootstrap.peer import Outcome, Peer
+from gc_bootstrap.pool.attempt import PATIENCE, attempt
 from gc_bootstrap.pool.record import Record
-from gc_bootstrap.pool.supervise import ends_task, reason_of
 from gc_bootstrap.stake import Survey
-
-logger = logging.getLogger(__name__)
 
 SURVEY_TIMEOUT = 5.0
 """Seconds for a peer to say whose it is: some lost packets are sent again within."""
-PATIENCE = 0.5
-"""Seconds after which a survey without an answer gives its place to the next one, and the pool is
-told to hope for others. It goes on."""
 
 
 class Surveyor:
@@ -141,21 +134,8 @@ class Surveyor:
         self._record.surveyed(peer, found)
 
     async def _attempt(self, peer: Peer) -> Survey | Outcome:
-        """Ask the dist, within a deadline; whatever goes wrong becomes a refusal with a reason."""
         timeout = min(SURVEY_TIMEOUT, self._options.connect.timeout)
-        try:
-            async with asyncio.timeout(timeout) as deadline:
-                found = await self._dist.survey(peer)
-        except DistError as exc:
-            return Outcome.refused(one_line(exc), soon=exc.soon)
-        except TimeoutError as exc:
-            late = deadline.expired()
-            return Outcome.refused(f"no answer within {timeout:g} s" if late else one_line(exc))
-        except BaseException as exc:
-            if ends_task(exc):
-                raise  # the pool closes
-            logger.exception("Pool %s: a bug in its dist, at %s", self._name, peer)
-            return Outcome.refused(reason_of(exc))
+        found = await attempt(self._dist.survey(peer), peer, self._name, timeout, "answer")
         if not isinstance(found, Survey) and found.kind == "done":
             return Outcome.refused("a bug in the dist: a survey attaches nobody")
         return found

@@ -231,13 +231,11 @@ class BootstrapPlugin(SchedulerPlugin):
             There is no such pool, or a value is wrong; with all problems. The pool goes on as
             before.
         """
-        name = which(self.pools, pool)
+        name, sizes = which(self.pools, pool), read_size(size, adapt)
         try:
-            self.pools[name].resize(*read_size(size, adapt))
-        except ConfigError:
-            raise
-        except ValueError as exc:
-            raise ConfigError(f"pool {name}: {exc}") from exc
+            self.pools[name].resize(*sizes)
+        except ConfigError as exc:
+            raise ConfigError(f"pool {name}: {problem}" for problem in exc.problems) from exc
         logger.info("Pool %s is given the size %s", name, size if adapt is None else dict(adapt))
 
     async def _resize_by_rpc(self, **change: Any) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_bad_numbers_are_refused_in_a_line_and_change_nothing() -> None:
         assert (status["size"], status["adapt"]) == (1, None)
     with (
         pool_cluster(size=3, share={"guaranteed": 2}) as cluster,
-        pytest.raises(ValueError, match=r"size: 1 is less than share\.guaranteed, 2"),
+        pytest.raises(ValueError, match=r"share\.guaranteed: 2 is more than size, 1"),
     ):
         cluster.scale(1)
 

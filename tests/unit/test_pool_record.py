@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from gc_bootstrap.config import PoolOptions
-from gc_bootstrap.peer import Outcome, Peer
+from gc_bootstrap.peer import Outcome, Peer, Snapshot
 from gc_bootstrap.pool.record import Record
 from gc_bootstrap.stake import Capacity, Holder, Stake, Survey
 
@@ -51,11 +51,13 @@ def test_a_failure_after_a_success_is_said_again(caplog: pytest.LogCaptureFixtur
     assert warnings(caplog) == 2
 
 
-def test_what_goes_on_failing_is_said_again_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_said_again_of_a_peer_that_went_and_came_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     clock = Clock()
     record = a_record(clock)
-    for _ in range(31):
-        record.surveyed(A, HELD)
-        record.connected(A, UNREACHABLE, clock.now)
-        clock.now += 60
-    assert warnings(caplog) == 4, "every 10 minutes"
+    for found in ({A}, set(), {A}):
+        record.looked(Snapshot(frozenset(found)), frozenset())
+        if found:
+            record.connected(A, UNREACHABLE, clock.now)
+    assert warnings(caplog) == 2

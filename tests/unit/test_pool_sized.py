@@ -138,10 +138,11 @@ async def test_a_pool_that_has_looked_once_can_be_resized() -> None:
     ("size", "adapt", "problem"),
     [
         (-1, None, "size: -1 is not a whole number of at least 0"),
-        (3, AdaptOptions(), "size: 3 contradicts adapt; give one of them"),
-        (None, AdaptOptions(5, 4), "minimum: 5 is not between 0 and maximum, 4"),
-        (1, None, "size: 1 is less than share.guaranteed, 2"),
-        (None, AdaptOptions(0, 1), "maximum: 1 is less than share.guaranteed, 2"),
+        (None, AdaptOptions(-1), "adapt.minimum: -1 is not a whole number of at least 0"),
+        (3, AdaptOptions(), "size: 3 contradicts adapt; keep one of them"),
+        (None, AdaptOptions(5, 4), "adapt.minimum: 5 is more than maximum, 4"),
+        (1, None, "share.guaranteed: 2 is more than size, 1"),
+        (None, AdaptOptions(0, 1), "share.guaranteed: 2 is more than adapt.maximum, 1"),
     ],
 )
 async def test_a_wrong_size_is_refused_in_one_line(
