@@ -16,7 +16,8 @@ from typing import Any
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.dist import Dist
 from gc_bootstrap.peer import Outcome, Peer
-from gc_bootstrap.pool.attempt import PATIENCE, attempt
+from gc_bootstrap.pool.attempt import PATIENCE as PATIENCE
+from gc_bootstrap.pool.attempt import attempt
 from gc_bootstrap.pool.plan import Plan
 from gc_bootstrap.pool.record import Record
 from gc_bootstrap.pool.survey import Surveyor
