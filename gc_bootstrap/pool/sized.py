@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -15,20 +14,15 @@ from itertools import chain, islice
 
 from gc_bootstrap.config import PoolOptions
 from gc_bootstrap.peer import Peer
-from gc_bootstrap.pool import share
+from gc_bootstrap.pool import claiming, share
 from gc_bootstrap.pool.history import ASKS, SOON, History, Hold
-from gc_bootstrap.pool.surveys import FRESH, REREAD, Known, on_the_way
+from gc_bootstrap.pool.surveys import FRESH, REREAD, on_the_way
 from gc_bootstrap.pool.target import Target
-from gc_bootstrap.stake import NOT_SAID, Claim, Holder, Stake
+from gc_bootstrap.stake import Claim, Holder, Stake
 
 BATCH = 32
 """Peers to survey at once, at least, where some are missing: not all of thousands where four are
 wanted, and enough that some dead ones are no delay."""
-CLAIM_EVERY = 1.0
-"""Seconds between two claims of the same holder. A claim is forgotten after some 15 s."""
-INTEREST_EVERY = 5.0
-"""The same where the rule gives nothing: to know what the holder has, and to hear at once when it
-does not need what it has."""
 EVERYTHING = 10**9
 """More peers than there are."""
 
@@ -159,9 +153,9 @@ def fit(pool: Pool, history: History, options: PoolOptions, now: float, sizing: 
     again = found.stale_at if room else math.inf
     own = Stake(stay + coming - len(sizing.claiming), options.share.weight, options.kept)
     if options.is_fair and room and found.holders and not asking:
-        wants = _wants(own, room, pool, history)
-        claim = _claims(wants, room, found, history, now)
-        again = min(again, now + (CLAIM_EVERY if any(wants.values()) else INTEREST_EVERY))
+        wants = claiming.wants(own, room, pool.peers | pool.busy, history)
+        claim = claiming.claims(wants, room, found.holders, history, now)
+        again = min(again, now + claiming.every(max(wants.values(), default=0)))
     reasons = _not_held_by_us(found)
     spare: frozenset[Peer] = frozenset()
     if not room:
@@ -335,57 +329,6 @@ def _reread(
     ready = pool.peers - pool.resting - asked
     old = (p for p, known in history.surveys.items() if known.at < before and p in ready)
     return list(islice(chain(ready.difference(history.surveys), old), int(ASKS)))
-
-
-def _wants(own: Stake, missing: int, pool: Pool, history: History) -> dict[str, int]:
-    """How many peers to claim of each holder, those included that would give none."""
-    peers = pool.peers | pool.busy
-    newest: dict[str, Known] = {}
-    counts: Counter[str] = Counter()
-    for peer, known in history.surveys.items():
-        if known.survey.holder is None or peer not in peers:
-            continue
-        name = known.survey.holder.scheduler_id
-        counts[name] += 1
-        if name not in newest or _says_more(known, newest[name]):
-            newest[name] = known
-    holders = {}
-    for name, known in newest.items():
-        assert known.survey.holder is not None
-        # As counted: newer than what it has said, and what it has elsewhere is nothing to claim.
-        holders[name] = replace(known.survey.holder.stake, holds=counts[name])
-    wants = share.claims(own, missing, holders)
-    return wants | dict.fromkeys(holders.keys() - wants.keys(), 0)
-
-
-def _says_more(known: Known, than: Known) -> bool:
-    """Whether one survey says more of a holder: not each agent has been told its weight."""
-    first, second = known.survey.holder, than.survey.holder
-    assert first is not None
-    assert second is not None
-    return (first.stake != NOT_SAID, known.at) > (second.stake != NOT_SAID, than.at)
-
-
-def _claims(
-    wants: Mapping[str, int], most: int, found: _Found, history: History, now: float
-) -> dict[Peer, int]:
-    """By which peer to claim of each holder, and how many it is told are wanted.
-
-    Another one each time: one that does not answer is no obstacle. Not more than ``most``, since
-    each may turn out to be free, and be attached.
-    """
-    oldest: dict[str, Peer] = {}
-    for peer, holder in found.holders.items():
-        before = oldest.get(holder.scheduler_id)
-        if before is None or history.surveys[peer].at < history.surveys[before].at:
-            oldest[holder.scheduler_id] = peer
-    due = {
-        oldest[name]: count
-        for name, count in wants.items()
-        if name in oldest
-        and now - history.claimed.get(name, -math.inf) >= (CLAIM_EVERY if count else INTEREST_EVERY)
-    }
-    return dict(islice(due.items(), most))
 
 
 def _not_held_by_us(found: _Found) -> dict[Peer, Hold]:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
-import click
 import pytest
 from distributed import Scheduler
 from distributed.security import Security
@@ -20,51 +19,11 @@ from gc_bootstrap.agent import lease as lease_module
 from gc_bootstrap.agent.core import Agent
 from gc_bootstrap.agent.lease import Lease
 from gc_bootstrap.agent.link import Link
-from gc_bootstrap.agent.options import WorkerOptions, click_parameters, worker_options
 from gc_bootstrap.agent.state import Event, Life, State
 from gc_bootstrap.wire.messages import AttachRequest, DetachRequest, WireError
 from gc_bootstrap.wire.tag import Tag
+from tests.unit.agents import PEER, attach_by, options, refused
 from tests.unit.helpers import eventually
-
-PEER = "127.0.0.1:8791"
-
-
-def options(*arguments: str) -> WorkerOptions:
-    given = ["--no-nanny", "--no-dashboard", "--nthreads", "1", "--host", "127.0.0.1", *arguments]
-    command = click.Command("agent", params=click_parameters())
-    return worker_options(command.make_context("agent", given).params)
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[Scheduler]:
-    async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler:
-        yield scheduler
-
-
-@pytest.fixture
-async def agent() -> AsyncIterator[Agent]:
-    agent = Agent(options())
-    await agent.warm_up(None)
-    yield agent
-    await agent.close()
-    assert agent.life.state is State.ENDED
-
-
-def attach_by(scheduler: Scheduler, **changes: Any) -> AttachRequest:
-    fields: dict[str, Any] = {
-        "scheduler": scheduler.address,
-        "scheduler_id": scheduler.id,
-        "peer": PEER,
-        **changes,
-    }
-    return AttachRequest(**fields)
-
-
-async def refused(attempt: Awaitable[object]) -> tuple[int, str]:
-    with pytest.raises(WireError) as caught:
-        await attempt
-    return caught.value.status, str(caught.value)
-
 
 # -- warming up ------------------------------------------------------------------------------------
 

@@ -20,22 +20,8 @@ from gc_bootstrap.wire.messages import (
     WireError,
 )
 from gc_bootstrap.wire.names import CLAIM_HANDLER, DRAIN_HANDLER, FREE_HANDLER
+from tests.unit.agents import PEER, attach_by, refused
 from tests.unit.helpers import eventually
-from tests.unit.test_agent_core import PEER, attach_by, options, refused
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[Scheduler]:
-    async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler:
-        yield scheduler
-
-
-@pytest.fixture
-async def agent() -> AsyncIterator[Agent]:
-    agent = Agent(options())
-    await agent.warm_up(None)
-    yield agent
-    await agent.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,12 +29,6 @@ class Hints:
 
     def __call__(self) -> None:
         self.count += 1
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[Scheduler]:
-    async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler:
-        yield scheduler
 
 
 @pytest.fixture

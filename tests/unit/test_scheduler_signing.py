@@ -22,7 +22,7 @@ from gc_bootstrap.wire.keys import Signer, Trusted
 from gc_bootstrap.wire.messages import DetachRequest, StatusReply
 from gc_bootstrap.wire.names import DETACH, STATUS
 from gc_bootstrap.wire.registrations import Registrar, Registration
-from tests.unit.test_agent_core import options
+from tests.unit.agents import options
 
 SHARED = Cookie("correct horse battery staple", "a file")
 OWN = "the agent made this one by itself"
