@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 from distributed.core import Status as Status
 from distributed.core import rpc
-from distributed.deploy import Cluster  # type: ignore[attr-defined]
+from distributed.deploy import Cluster  # type: ignore[attr-defined]  # it does not say "as Cluster"
 from distributed.exceptions import WorkerStartTimeoutError as WorkerStartTimeoutError
 from distributed.objects import SchedulerInfo
 from distributed.utils import Log, Logs, silence_logging_cmgr

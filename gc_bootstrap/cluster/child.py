@@ -55,6 +55,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    # From whoever has started this process, by a pipe that nobody else has.
     task = pickle.loads(_read(pipe, int.from_bytes(_read(pipe, _LENGTH), "little")))  # noqa: S301
     threading.Thread(target=_end_with, args=(pipe,), daemon=True, name="parent").start()
     import dask.config
@@ -79,7 +80,10 @@ def _read(pipe: int, count: int) -> bytes:
 
 
 def _end_with(pipe: int) -> None:
-    """Wait for the end of the pipe, and end this process and all that it has started."""
+    """Wait for the end of the pipe, and end this process and all that it has started.
+
+    In a thread of its own, which may block: the event loop, or a task, may hang.
+    """
     while os.read(pipe, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -291,8 +291,9 @@ class _Tally:
 
 def _amount(value: object) -> float:
     """How much of a resource a task takes; what is no number is more than anybody has."""
-    is_number = isinstance(value, (int, float)) and not math.isnan(value)
-    return float(value) if is_number else math.inf  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or math.isnan(value):
+        return math.inf
+    return float(value)
 
 
 def _add(into: Amounts, kind: Kind, amount: Amount) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from distributed import Client, Event, Scheduler, Worker, worker_client
@@ -188,7 +189,7 @@ async def test_whom_a_plugin_wants_to_stay_stays(form: Form) -> None:
     stays, goes = cluster.state(0), cluster.agents[1].peer
 
     class Keeper(SchedulerPlugin):
-        def valid_workers_downscaling(self, scheduler: Scheduler, workers: list) -> list:  # type: ignore[type-arg]
+        def valid_workers_downscaling(self, scheduler: Scheduler, workers: list[Any]) -> list[Any]:
             return [ws for ws in workers if ws is not stays]
 
     cluster.scheduler.add_plugin(Keeper(), name="keeper")

@@ -13,6 +13,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from gc_bootstrap.cli.report import drained, troubles
 from gc_bootstrap.peer import Outcome
+from gc_bootstrap.scheduler.dask import DaskDist
 from gc_bootstrap.scheduler.drains import Drainer
 from gc_bootstrap.scheduler.plugin import BootstrapPlugin
 from tests.integration.clusters import (
@@ -203,7 +204,8 @@ async def test_releases_show_as_such_and_are_no_trouble(
     await scheduler.register_scheduler_plugin(plugin, idempotent=False)
     await until(lambda: len(scheduler.workers) == 2, "the cluster is complete")
     dist = plugin.pools["default"].dist
-    cluster = Cluster(scheduler, client, dist, agents)  # type: ignore[arg-type]
+    assert isinstance(dist, DaskDist)
+    cluster = Cluster(scheduler, client, dist, agents)
     futures = await results(cluster, 4)
     await wait(futures)
     peers = [str(agent.peer) for agent in agents]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import pytest
@@ -12,7 +14,7 @@ from gc_bootstrap.dist import Needed
 from gc_bootstrap.errors import DistError
 from gc_bootstrap.peer import Outcome, Peer, Snapshot
 from gc_bootstrap.pool import Pool
-from gc_bootstrap.stake import Claim, Holder, Stake
+from gc_bootstrap.stake import Capacity, Claim, Holder, Stake, Survey
 from gc_bootstrap.testing import FakeDist, ManualDiscovery
 from tests.unit.helpers import HANGS, QUICK, RARELY, eventually, opened
 
@@ -349,8 +351,13 @@ async def test_what_idle_peers_can_do_is_known_before_they_are_needed() -> None:
         seen: frozenset[Peer] = frozenset()
         held: frozenset[Peer] = frozenset()
 
-        async def needed(self, capacities, held, adapt):  # type: ignore[no-untyped-def]
-            self.seen, self.held = frozenset(capacities), held
+        async def needed(
+            self,
+            capacities: Mapping[Peer, Capacity],
+            held: AbstractSet[Peer],
+            adapt: AdaptOptions,
+        ) -> Needed:
+            self.seen, self.held = frozenset(capacities), frozenset(held)
             return await super().needed(capacities, held, adapt)
 
     dist = Curious()
@@ -504,7 +511,7 @@ class Silent(FakeDist):
 
     silent: frozenset[Peer] = frozenset()
 
-    async def survey(self, peer: Peer):  # type: ignore[no-untyped-def]
+    async def survey(self, peer: Peer) -> Survey | Outcome:
         if peer in self.silent:
             self.calls.append(("survey", peer))
             await asyncio.sleep(HANGS)

@@ -227,7 +227,8 @@ async def send(
         raise ApiError(f"{server} is not reachable: {os_reason(exc)}") from exc
     except (aiohttp.InvalidURL, ValueError) as exc:
         raise ApiError(f"{server}: {one_line(exc)}", lasting=True) from exc
-    return answer.response  # type: ignore[no-any-return]
+    response: aiohttp.ClientResponse = answer.response
+    return response
 
 
 async def _lines(response: aiohttp.ClientResponse, resource: Resource) -> AsyncGenerator[bytes]:
